@@ -1,0 +1,148 @@
+"""The optimizer, ready for `optax.apply_updates`."""
+
+import jax
+import optax
+
+from optax_rprop._rule import Variant
+from optax_rprop._state import StateLayout
+from optax_rprop._transform import scale_by_rprop
+
+
+def rprop(
+    learning_rate: jax.typing.ArrayLike = 0.01,
+    eta_minus: jax.typing.ArrayLike = 0.5,
+    eta_plus: jax.typing.ArrayLike = 1.2,
+    min_step_size: jax.typing.ArrayLike = 1e-6,
+    max_step_size: jax.typing.ArrayLike = 50.0,
+    *,
+    variant: Variant = "irprop-",
+    state_layout: StateLayout = "split",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Rprop, resilient backpropagation: steps by the signs of gradients alone.
+
+    Every coordinate has a step size of its own. It grows while the sign of the
+    partial derivative stays and shrinks when it changes; the size of the
+    gradient plays no part. That suits full-batch, deterministic gradients and
+    coordinates of very different scales. On mini-batches the signs are noise
+    where the gradient is small, and Rprop fails.
+
+    Per coordinate, let :math:`g` be the partial derivative,
+    :math:`p \in \{-1, 0, 1\}` the remembered sign, :math:`d` the step size and
+    :math:`s = \mathrm{sign}(g) \, p`. Each step first adapts the step size,
+
+    .. math::
+
+      d \leftarrow \mathrm{clip}(d_\mathrm{min}, d_\mathrm{max},
+        \begin{cases} \eta^+ d & s > 0 \\ d & s = 0 \\ \eta^- d & s < 0
+        \end{cases})
+
+    and then, unless :math:`s < 0`, moves by :math:`-\mathrm{sign}(g) \, d` and
+    remembers :math:`\mathrm{sign}(g)`. The variants differ in what they do when
+    the sign has changed, :math:`s < 0`:
+
+    =========== ================================================== ============
+    variant     update                                             remembered
+    =========== ================================================== ============
+    ``rprop-``  :math:`-\mathrm{sign}(g) \, d`, the reduced step   sign(g)
+    ``irprop-`` 0                                                  0
+    ``rprop+``  the last update undone                             0
+    ``irprop+`` the last update undone if the loss rose, else 0    0
+    =========== ================================================== ============
+
+    After a remembered 0 the step size is kept and the coordinate moves. So the
+    first step moves every coordinate by exactly `learning_rate`.
+
+    A NaN in the gradient carries no sign: the coordinate holds, keeps its step
+    size and remembers 0. The variants that undo go back instead: ``rprop+``
+    takes a NaN as a change of sign, and ``irprop+`` does so if the loss rose. If
+    the loss itself is NaN or +inf, ``irprop+`` undoes the last update of every
+    coordinate, so that a step out of the function's domain is taken back. An
+    infinite partial derivative has a sign like any other. The state stays finite
+    whatever comes.
+
+    A move smaller than half the spacing of numbers around a parameter is lost in
+    the addition: a float32 parameter of magnitude 32 or more cannot move by 1e-6,
+    and a bfloat16 parameter :math:`w` only by more than :math:`|w| / 256`. For
+    the same reason, undoing restores a parameter only up to rounding.
+
+    Args:
+      learning_rate: Initial step size, in units of the parameters. It is read
+        once, by ``init``: it is no rate that multiplies the updates, and a
+        schedule for it has no meaning. A poor value costs some steps in which
+        the step sizes grow or shrink to what fits.
+      eta_minus: Factor of a step size whose gradient changed sign, in (0, 1).
+      eta_plus: Factor of a step size whose gradient kept its sign, above 1.
+      min_step_size: Lower bound of the step sizes, in units of the parameters.
+      max_step_size: Upper bound of the step sizes, in units of the parameters.
+        May be scheduled by ``optax.inject_hyperparams``.
+      variant: The rule: ``"irprop-"`` (the default, and what PyTorch computes),
+        ``"rprop-"``, ``"rprop+"``, or ``"irprop+"``, which needs the loss at
+        every step: ``update(grads, state, params, value=loss)``.
+      state_layout: How the state is stored. ``"split"``: step sizes and signs in
+        trees of their own, 5 bytes per float32 parameter. ``"packed"``: in one
+        float per parameter, 4 bytes, with the same trajectories bit for bit;
+        `learning_rate` and bounds must then lie within 2**-42 and 2**42, which
+        is checked unless they are JAX arrays.
+
+    Returns:
+      The optimizer: `scale_by_rprop` followed by ``optax.scale(-1.0)``. The
+      updates have the dtypes of the gradients. All extra arguments of ``update``
+      but ``value`` are ignored.
+
+    Raises:
+      TypeError: A hyper-parameter is no number. By ``init`` and ``update``: a
+        parameter or gradient is not of real floating dtype, `value` is not, or
+        the state is of another optimizer.
+      ValueError: A hyper-parameter is out of range, or `variant` or
+        `state_layout` unknown. By ``update``: `value` is missing or no scalar, or
+        the gradient has another structure or shape than the parameters.
+        Hyper-parameters that are JAX arrays, traced ones among them, are not
+        checked for range.
+
+    Example:
+      A loss with its minimum at 0.3. The moves are 0.1, 0.12, 0.144; then the
+      sign has changed, so it holds and halves the step size; then 0.072 back:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import optax_rprop
+      >>> optimizer = optax_rprop.rprop(learning_rate=0.1)
+      >>> params = {"w": jnp.array(0.6)}
+      >>> state = optimizer.init(params)
+      >>> for _ in range(5):
+      ...     grads = jax.grad(lambda p: (p["w"] - 0.3) ** 2)(params)
+      ...     updates, state = optimizer.update(grads, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      ...     print(f"{params['w']:.3f}")
+      0.500
+      0.380
+      0.236
+      0.236
+      0.308
+
+    References:
+      rprop+: Riedmiller and Braun, A direct adaptive method for faster
+      backpropagation learning: the RPROP algorithm, ICNN 1993,
+      https://doi.org/10.1109/ICNN.1993.298623
+
+      rprop-: Riedmiller, Advanced supervised learning in multi-layer perceptrons,
+      Computer Standards & Interfaces 16, 1994,
+      https://doi.org/10.1016/0920-5489(94)90017-5
+
+      irprop-, irprop+: Igel and Hüsken, Empirical evaluation of the improved
+      Rprop learning algorithms, Neurocomputing 50, 2003,
+      https://doi.org/10.1016/S0925-2312(01)00700-7
+    """
+    return optax.chain(
+        scale_by_rprop(
+            learning_rate,
+            eta_minus,
+            eta_plus,
+            min_step_size,
+            max_step_size,
+            variant=variant,
+            state_layout=state_layout,
+        ),
+        optax.scale(-1.0),
+    )

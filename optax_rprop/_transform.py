@@ -1,0 +1,174 @@
+"""The gradient transformation: maps the rule over a pytree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_rprop._rule import ROSE, VARIANTS, LossTrend, Variant, adapt, compare_loss
+from optax_rprop._state import LAYOUTS, Fields, StateLayout
+from optax_rprop._validation import (
+    check_hyperparams,
+    check_real_floating,
+    check_value,
+    named_leaves,
+)
+
+
+def scale_by_rprop(
+    learning_rate: jax.typing.ArrayLike = 0.01,
+    eta_minus: jax.typing.ArrayLike = 0.5,
+    eta_plus: jax.typing.ArrayLike = 1.2,
+    min_step_size: jax.typing.ArrayLike = 1e-6,
+    max_step_size: jax.typing.ArrayLike = 50.0,
+    *,
+    variant: Variant = "irprop-",
+    state_layout: StateLayout = "split",
+) -> optax.GradientTransformationExtraArgs:
+    """Replace each partial derivative by its sign times an adapted step size.
+
+    As with all of Optax's ``scale_by_*``, what comes out points along the
+    gradient, to be subtracted: `optax_rprop.rprop` is this followed by
+    ``optax.scale(-1.0)``, and describes rules, arguments and errors.
+
+    Args:
+      learning_rate: Initial step size.
+      eta_minus: Factor of a step size whose gradient changed sign.
+      eta_plus: Factor of a step size whose gradient kept its sign.
+      min_step_size: Lower bound of the step sizes.
+      max_step_size: Upper bound of the step sizes.
+      variant: ``"rprop-"``, ``"rprop+"``, ``"irprop-"`` or ``"irprop+"``.
+      state_layout: ``"split"`` or ``"packed"``.
+
+    Returns:
+      The gradient transformation. Its state is an `RpropState`, or a
+      `PackedRpropState` with ``state_layout="packed"``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_rprop
+      >>> tx = optax_rprop.scale_by_rprop(learning_rate=0.5)
+      >>> params = jnp.array([1.0, 2.0, 3.0])
+      >>> updates, state = tx.update(jnp.array([3.0, -1e-30, 0.0]), tx.init(params))
+      >>> print(updates)
+      [ 0.5 -0.5  0. ]
+    """
+    check_hyperparams(
+        learning_rate=learning_rate,
+        eta_minus=eta_minus,
+        eta_plus=eta_plus,
+        min_step_size=min_step_size,
+        max_step_size=max_step_size,
+        variant=variant,
+        state_layout=state_layout,
+    )
+    forgets, undoes = VARIANTS[variant]
+    layout = LAYOUTS[state_layout]
+
+    def init_leaf(name: str, param: Any) -> Fields:
+        check_real_floating(name, param)
+        dtype = jnp.result_type(param)
+        if jnp.finfo(dtype).bits < 32:
+            dtype = jnp.float32
+        # `full_like` and `zeros_like` keep the parameter's sharding.
+        return layout.encode(
+            jnp.full_like(param, learning_rate, dtype=dtype),
+            jnp.zeros_like(param, dtype=jnp.int8),
+        )
+
+    def build_state(
+        fields: list[Fields], treedef: Any, prev_value: jax.Array | None
+    ) -> Any:
+        # By number, not by `zip`: a tree without leaves has its fields too.
+        trees = {
+            name: treedef.unflatten([leaf[i] for leaf in fields])
+            for i, name in enumerate(layout.state_type._fields[:-1])
+        }
+        return layout.state_type(**trees, prev_value=prev_value)
+
+    def init_fn(params: optax.Params) -> Any:
+        fields = [init_leaf(*leaf) for leaf in named_leaves("params", params)]
+        prev_value = None
+        if undoes == "if the loss rose":
+            dtype = jnp.result_type(float)
+            # The largest number stands for "none yet": an infinity or a NaN would
+            # trip JAX's debugging flags.
+            prev_value = jnp.full((), jnp.finfo(dtype).max, dtype)
+        return build_state(fields, jax.tree.structure(params), prev_value)
+
+    def update_leaf(
+        name: str, grads: Any, memory: Fields, undo_if: LossTrend | None
+    ) -> tuple[jax.Array, Fields]:
+        check_real_floating(name, grads)
+        grads = jnp.asarray(grads)
+        prev_step_sizes, prev_signs = layout.decode(memory)
+        if grads.shape != prev_step_sizes.shape:
+            raise ValueError(
+                f"{name} must have the shape of its parameter,"
+                f" {prev_step_sizes.shape}, got {grads.shape}."
+            )
+        adapted = adapt(
+            grads,
+            prev_step_sizes,
+            prev_signs,
+            forgets=forgets,
+            undo_if=undo_if,
+            eta_minus=eta_minus,
+            eta_plus=eta_plus,
+            min_step_size=min_step_size,
+            max_step_size=max_step_size,
+        )
+        new_memory = layout.encode(adapted.step_sizes, adapted.signs)
+        # The move is read from the new state as stored. Taken from `adapted`, XLA
+        # would compute the rule again from the old state, which it then has to
+        # copy before the new one overwrites it.
+        step_sizes, signs = layout.decode(new_memory)
+        moves = signs.astype(step_sizes.dtype) * step_sizes
+        if adapted.undo is not None:
+            last_moves = prev_signs.astype(step_sizes.dtype) * prev_step_sizes
+            moves = jnp.where(adapted.undo, -last_moves, moves)
+        return moves.astype(grads.dtype), new_memory
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del params, extra_args
+        if not isinstance(state, layout.state_type):
+            raise TypeError(
+                f"state must be a {layout.state_type.__name__}, as `init` returns it"
+                f" with state_layout={state_layout!r}, got {type(state).__name__}. A"
+                " checkpoint is restored into the state that `init` returns."
+            )
+        *trees, prev_value = state
+        treedef = jax.tree.structure(updates)
+        if jax.tree.structure(trees[0]) != treedef:
+            raise ValueError(
+                "updates must have the structure of the parameters given to `init`,"
+                f" {jax.tree.structure(trees[0])}, got {treedef}."
+            )
+        undo_if = ROSE if undoes == "always" else None
+        if undoes == "if the loss rose":
+            if prev_value is None:
+                raise ValueError(
+                    f"state holds no loss to compare with, which variant {variant!r}"
+                    " needs: it comes from another variant. Start from `init`."
+                )
+            value = check_value(value).astype(prev_value.dtype)
+            undo_if, prev_value = compare_loss(value, prev_value)
+
+        memories = zip(*map(jax.tree.leaves, trees), strict=True)
+        moves, fields = [], []
+        leaves = named_leaves("updates", updates)
+        for leaf, memory in zip(leaves, memories, strict=True):
+            move, new_memory = update_leaf(*leaf, memory, undo_if)
+            moves.append(move)
+            fields.append(new_memory)
+        return treedef.unflatten(moves), build_state(fields, treedef, prev_value)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,173 @@
+"""Checks of everything that comes from outside, with errors made for people.
+
+Only concrete numbers are checked: `optax.inject_hyperparams` and `jax.vmap` hand
+over JAX arrays, whose values are not known when a function is traced and which
+a schedule may move past the bounds that hold for a start.
+"""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_rprop._rule import VARIANTS
+from optax_rprop._state import LAYOUTS, PACKED_LARGEST, PACKED_SMALLEST
+
+_FLOAT32 = np.finfo(np.float32)
+
+
+def _concrete(name: str, number: Any) -> float | None:
+    """A hyper-parameter as a float, or None if it is a JAX array."""
+    if callable(number):
+        if name == "learning_rate":
+            raise TypeError(
+                "learning_rate must be a number, got a callable. It is the initial"
+                " step size and is read only once, so a schedule has no meaning."
+                " To anneal the moves, use optax.chain(rprop(...),"
+                " optax.scale_by_schedule(schedule)); to anneal their bound,"
+                " optax.inject_hyperparams(rprop)(max_step_size=schedule)."
+            )
+        raise TypeError(
+            f"{name} must be a number, got a callable. To schedule it, use"
+            f" optax.inject_hyperparams(rprop)({name}=schedule)."
+        )
+    is_array = isinstance(number, jax.Array | np.ndarray)
+    if is_array and number.shape != ():
+        raise ValueError(
+            f"{name} must be a scalar, got an array of shape {number.shape}. For"
+            " settings of their own for groups of parameters, use optax.partition."
+        )
+    if isinstance(number, jax.Array):
+        return None
+    if is_array:
+        number = number.item()
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {number!r}.")
+    number = float(number)
+    if not abs(number) <= _FLOAT32.max:
+        raise ValueError(f"{name} must be finite in float32, got {number}.")
+    return number
+
+
+def _one_of(name: str, option: Any, options: dict[str, Any]) -> None:
+    if option not in options:
+        names = ", ".join(map(repr, options))
+        raise ValueError(f"{name} must be one of {names}, got {option!r}.")
+
+
+def check_hyperparams(
+    *,
+    learning_rate: Any,
+    eta_minus: Any,
+    eta_plus: Any,
+    min_step_size: Any,
+    max_step_size: Any,
+    variant: Any,
+    state_layout: Any,
+) -> None:
+    """Refuse hyper-parameters with which Rprop has no meaning.
+
+    Raises:
+      TypeError: One is no real number.
+      ValueError: One is outside its range, or an unknown name.
+    """
+    _one_of("variant", variant, VARIANTS)
+    _one_of("state_layout", state_layout, LAYOUTS)
+    step = _concrete("learning_rate", learning_rate)
+    shrink = _concrete("eta_minus", eta_minus)
+    grow = _concrete("eta_plus", eta_plus)
+    lower = _concrete("min_step_size", min_step_size)
+    upper = _concrete("max_step_size", max_step_size)
+
+    if shrink is not None and not 0 < shrink < 1:
+        raise ValueError(f"eta_minus must lie in (0, 1), got {eta_minus}.")
+    if grow is not None and not grow > 1:
+        raise ValueError(f"eta_plus must be greater than 1, got {eta_plus}.")
+    if lower is not None and lower < 0:
+        raise ValueError(f"min_step_size must not be negative, got {min_step_size}.")
+    if step is not None and not step >= _FLOAT32.tiny:
+        raise ValueError(
+            f"learning_rate must be positive in float32, got {learning_rate}. It is"
+            " the initial step size; the sign of the moves is not part of it."
+        )
+    if lower is not None and upper is not None and lower > upper:
+        raise ValueError(
+            "min_step_size must not exceed max_step_size, got"
+            f" {min_step_size} > {max_step_size}."
+        )
+    if step is not None and lower is not None and step < lower:
+        raise ValueError(
+            f"learning_rate must not be less than min_step_size={min_step_size}, got"
+            f" {learning_rate}. Raise it, or lower min_step_size."
+        )
+    if step is not None and upper is not None and step > upper:
+        raise ValueError(
+            f"learning_rate must not exceed max_step_size={max_step_size}, got"
+            f" {learning_rate}. Lower it, or raise max_step_size."
+        )
+    if state_layout == "packed":
+        for name, number in (("min_step_size", lower), ("learning_rate", step)):
+            if number is not None and number < PACKED_SMALLEST:
+                raise ValueError(
+                    f"{name} must be at least 2**-42 (about {PACKED_SMALLEST:.2g})"
+                    f' with state_layout="packed", got {number}. Raise it, or use'
+                    ' state_layout="split".'
+                )
+        if upper is not None and upper >= PACKED_LARGEST:
+            raise ValueError(
+                f"max_step_size must be less than 2**42 (about {PACKED_LARGEST:.2g})"
+                f' with state_layout="packed", got {max_step_size}. Lower it, or use'
+                ' state_layout="split".'
+            )
+
+
+def named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a pytree, each with the expression that names it."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def check_real_floating(name: str, leaf: Any) -> None:
+    """Refuse a leaf that is not of real floating dtype.
+
+    Raises:
+      TypeError: The leaf is complex, integer, boolean or no array.
+    """
+    dtype = jnp.result_type(leaf)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name} must have a real floating dtype, got {dtype}. Complex numbers"
+            " have no sign: wrap the optimizer in"
+            " optax.contrib.split_real_and_imaginary."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must have a real floating dtype, got {dtype}. Leave parameters"
+            " that are not trained out of the tree, or use optax.partition with"
+            " optax.set_to_zero for them."
+        )
+
+
+def check_value(value: Any) -> jax.Array:
+    """The loss as an array.
+
+    Raises:
+      TypeError: It is not a real number.
+      ValueError: It is missing or not a scalar.
+    """
+    if value is None:
+        raise ValueError(
+            'variant "irprop+" compares losses, so it needs `value`: call'
+            " update(grads, state, params, value=loss), or choose another variant."
+        )
+    value = jnp.asarray(value)
+    if value.shape != ():
+        raise ValueError(
+            f"value must be a scalar loss, got shape {value.shape}. Reduce it, for"
+            " instance by jnp.mean."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"value must be a real floating loss, got {value.dtype}.")
+    return value
