@@ -16,6 +16,7 @@ def rprop(
     max_step_size: jax.typing.ArrayLike = 50.0,
     *,
     variant: Variant = "irprop-",
+    skip_zero_grads: bool = False,
     state_layout: StateLayout = "split",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rprop, resilient backpropagation: steps by the signs of gradients alone.
@@ -78,6 +79,10 @@ def rprop(
       variant: The rule: ``"irprop-"`` (the default, and what PyTorch computes),
         ``"rprop-"``, ``"rprop+"``, or ``"irprop+"``, which needs the loss at
         every step: ``update(grads, state, params, value=loss)``.
+      skip_zero_grads: False (the default, and the published rules): a gradient of
+        0 is remembered, so that the next step is neutral. True: a coordinate
+        whose gradient is 0 is passed over and keeps its memory, as fits gradients
+        that are 0 for want of information (dropout, rare features).
       state_layout: How the state is stored. ``"split"``: step sizes and signs in
         trees of their own, 5 bytes per float32 parameter. ``"packed"``: in one
         float per parameter, 4 bytes, with the same trajectories bit for bit;
@@ -142,6 +147,7 @@ def rprop(
             min_step_size,
             max_step_size,
             variant=variant,
+            skip_zero_grads=skip_zero_grads,
             state_layout=state_layout,
         ),
         optax.scale(-1.0),

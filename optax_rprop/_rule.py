@@ -57,12 +57,15 @@ class Adapted(NamedTuple):
     Attributes:
       step_sizes: The adapted step sizes.
       signs: The signs to remember. The move is ``-signs * step_sizes``.
-      undo: Where the last update is to be taken back; None stands for nowhere.
+      undo: Where the last update is to be taken back instead; None stands for
+        nowhere.
+      skip: Where no move is to be made instead; None stands for nowhere.
     """
 
     step_sizes: jax.Array
     signs: jax.Array
     undo: jax.Array | None
+    skip: jax.Array | None
 
 
 def compare_loss(
@@ -93,6 +96,7 @@ def adapt(
     *,
     forgets: bool,
     undo_if: LossTrend | None,
+    skip_zero_grads: bool,
     eta_minus: jax.typing.ArrayLike,
     eta_plus: jax.typing.ArrayLike,
     min_step_size: jax.typing.ArrayLike,
@@ -107,13 +111,15 @@ def adapt(
       forgets: See `SignChange`.
       undo_if: The loss's trend, on which the last update is taken back; None for
         the variants that never do.
+      skip_zero_grads: Keep the remembered sign where the gradient is 0.
       eta_minus: Factor of a step size whose gradient changed sign.
       eta_plus: Factor of a step size whose gradient kept its sign.
       min_step_size: Lower bound of the step sizes.
       max_step_size: Upper bound of the step sizes.
 
     Returns:
-      Step sizes and signs in the dtypes of the old ones, and where to undo.
+      Step sizes and signs in the dtypes of the old ones, and where another move
+      than theirs is to be made.
     """
     # NaN is neither above nor below 0: its sign is 0, and the coordinate holds.
     signs = (grads > 0).astype(prev_signs.dtype) - (grads < 0).astype(prev_signs.dtype)
@@ -146,4 +152,8 @@ def adapt(
     if forgets:
         signs = jnp.where(changed, jnp.zeros_like(signs), signs)
     undo = None if undo_if is None else changed & undo_if.rose
-    return Adapted(step_sizes, signs, undo)
+    skip = None
+    if skip_zero_grads:
+        skip = (grads == 0) & (agreement == 0)
+        signs = jnp.where(skip, prev_signs, signs)
+    return Adapted(step_sizes, signs, undo, skip)

@@ -24,6 +24,7 @@ def scale_by_rprop(
     max_step_size: jax.typing.ArrayLike = 50.0,
     *,
     variant: Variant = "irprop-",
+    skip_zero_grads: bool = False,
     state_layout: StateLayout = "split",
 ) -> optax.GradientTransformationExtraArgs:
     """Replace each partial derivative by its sign times an adapted step size.
@@ -39,6 +40,7 @@ def scale_by_rprop(
       min_step_size: Lower bound of the step sizes.
       max_step_size: Upper bound of the step sizes.
       variant: ``"rprop-"``, ``"rprop+"``, ``"irprop-"`` or ``"irprop+"``.
+      skip_zero_grads: Whether a gradient of 0 leaves the remembered sign as it is.
       state_layout: ``"split"`` or ``"packed"``.
 
     Returns:
@@ -61,6 +63,7 @@ def scale_by_rprop(
         min_step_size=min_step_size,
         max_step_size=max_step_size,
         variant=variant,
+        skip_zero_grads=skip_zero_grads,
         state_layout=state_layout,
     )
     forgets, undoes = VARIANTS[variant]
@@ -114,6 +117,7 @@ def scale_by_rprop(
             prev_signs,
             forgets=forgets,
             undo_if=undo_if,
+            skip_zero_grads=skip_zero_grads,
             eta_minus=eta_minus,
             eta_plus=eta_plus,
             min_step_size=min_step_size,
@@ -128,6 +132,8 @@ def scale_by_rprop(
         if adapted.undo is not None:
             last_moves = prev_signs.astype(step_sizes.dtype) * prev_step_sizes
             moves = jnp.where(adapted.undo, -last_moves, moves)
+        if adapted.skip is not None:
+            moves = jnp.where(adapted.skip, jnp.zeros_like(moves), moves)
         return moves.astype(grads.dtype), new_memory
 
     def update_fn(

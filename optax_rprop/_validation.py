@@ -52,7 +52,7 @@ def _concrete(name: str, number: Any) -> float | None:
 
 
 def _one_of(name: str, option: Any, options: dict[str, Any]) -> None:
-    if option not in options:
+    if not isinstance(option, str) or option not in options:
         names = ", ".join(map(repr, options))
         raise ValueError(f"{name} must be one of {names}, got {option!r}.")
 
@@ -65,16 +65,21 @@ def check_hyperparams(
     min_step_size: Any,
     max_step_size: Any,
     variant: Any,
+    skip_zero_grads: Any,
     state_layout: Any,
 ) -> None:
     """Refuse hyper-parameters with which Rprop has no meaning.
 
     Raises:
-      TypeError: One is no real number.
+      TypeError: One is of the wrong type.
       ValueError: One is outside its range, or an unknown name.
     """
     _one_of("variant", variant, VARIANTS)
     _one_of("state_layout", state_layout, LAYOUTS)
+    if not isinstance(skip_zero_grads, bool):
+        raise TypeError(
+            f"skip_zero_grads must be True or False, got {skip_zero_grads!r}."
+        )
     step = _concrete("learning_rate", learning_rate)
     shrink = _concrete("eta_minus", eta_minus)
     grow = _concrete("eta_plus", eta_plus)

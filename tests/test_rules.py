@@ -144,6 +144,25 @@ def test_default_equals_torch(x64, state_layout):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("state_layout", LAYOUTS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_skipping_zero_gradients(x64, variant, state_layout):
+    """A coordinate walks as if the steps with a gradient of 0 had not been."""
+    optimizer = optax_rprop.rprop(
+        variant=variant, skip_zero_grads=True, state_layout=state_layout
+    )
+    grads = np.random.default_rng(9).choice([-1.0, 0.0, 1.0], 300, p=[0.3, 0.3, 0.4])
+    # The loss is no coordinate's own: it must not tell the two runs apart.
+    values = np.zeros(300)
+    updates, _, signs = trajectory(optimizer, grads, values)
+    moving = grads != 0
+    expected, _, _ = trajectory(optimizer, grads[moving], values[moving])
+    np.testing.assert_array_equal(updates[moving], expected)
+    assert not updates[~moving].any()
+    held = np.flatnonzero(~moving[1:]) + 1
+    np.testing.assert_array_equal(signs[held], signs[held - 1])
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_scale_by_rprop_points_along_the_gradient(variant):
     """`rprop` is `scale_by_rprop` with the opposite sign, and the same settings."""
