@@ -1,0 +1,106 @@
+"""What several test modules share: ways to run an optimizer, and hard input."""
+
+import functools
+from typing import NamedTuple
+
+import hypothesis
+import jax
+import numpy as np
+import optax
+from hypothesis import strategies
+from hypothesis.extra import numpy as arrays
+
+import optax_rprop
+
+VARIANTS = ("rprop-", "irprop-", "rprop+", "irprop+")
+LAYOUTS = ("split", "packed")
+# Bounds that a dozen steps reach, and not the defaults, so that a forgotten one
+# shows.
+SETTINGS = {
+    "learning_rate": 0.25,
+    "eta_minus": 0.5,
+    "eta_plus": 1.5,
+    "min_step_size": 0.1,
+    "max_step_size": 0.7,
+}
+STEPS, SIZE = 12, 4
+
+# The same examples at every run, and nothing written to disk.
+property_test = hypothesis.settings(
+    derandomize=True, database=None, deadline=None, max_examples=25
+)
+
+
+class Steps(NamedTuple):
+    """What happened in each step: the first axis of every array counts them."""
+
+    updates: jax.Array
+    step_sizes: jax.Array
+    signs: jax.Array
+
+
+def play(optimizer, grads, values):
+    """Feed a tree of gradients, stacked by steps, and as many losses."""
+
+    def step(state, grad_and_value):
+        grad, value = grad_and_value
+        updates, state = optimizer.update(grad, state, value=value)
+        plain = optax_rprop.get_rprop_state(state)
+        return state, Steps(updates, plain.step_sizes, plain.prev_grad_signs)
+
+    start = optimizer.init(jax.tree.map(lambda leaf: leaf[0], grads))
+    return jax.lax.scan(step, start, (grads, values))[1]
+
+
+@functools.cache
+def player(**options):
+    """`play` with `SETTINGS` and these, compiled once for all examples of a law."""
+    return jax.jit(functools.partial(play, optax_rprop.rprop(**SETTINGS | options)))
+
+
+def descend(optimizer, loss, start, steps):
+    """Minimize; returns the parameters and the loss before each step, stacked."""
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), (params, value)
+
+    carry = start, optimizer.init(start)
+    return jax.lax.scan(step, carry, length=steps)[1]
+
+
+def assert_identical(actual, expected):
+    """Two trees are equal bit for bit, but for the sign of 0."""
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def floats(low, high):
+    """Numbers of either sign, between two magnitudes, or 0."""
+    magnitudes = strategies.floats(low, high, width=32)
+    return strategies.one_of(
+        magnitudes, magnitudes.map(lambda number: -number), strategies.just(0.0)
+    )
+
+
+# XLA takes subnormal numbers for 0 on CPU, whoever compares them.
+bad_floats = strategies.floats(width=32, allow_subnormal=False)
+
+
+def gradients(elements, size=SIZE):
+    """Stacked gradients, float32."""
+    return arrays.arrays(np.float32, (STEPS, size), elements=elements)
+
+
+def losses(elements):
+    """As many losses as there are steps, float32."""
+    return arrays.arrays(np.float32, (STEPS,), elements=elements)
+
+
+# Small integers, so that a loss also stays, and comes back to an earlier one.
+few_losses = strategies.integers(-4, 4).map(float)
+any_gradients = gradients(strategies.one_of(floats(2**-30, 2**30), bad_floats))
+any_losses = losses(strategies.one_of(few_losses, bad_floats))
+finite_gradients = gradients(floats(2**-30, 2**30))
+finite_losses = losses(few_losses)

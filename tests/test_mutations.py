@@ -1,0 +1,242 @@
+"""The tests can fail: each known way to get Rprop wrong is caught by one.
+
+A mutation rewrites the source of the package, in a copy. A text that is not found
+exactly once is an error, so that no mutation outlives the line that it breaks.
+"""
+
+import importlib
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import checks
+import pytest
+import test_properties
+import test_rules
+
+import optax_rprop
+
+FORGETTING = ("irprop-", "rprop+", "irprop+")
+UNDOING = ("rprop+", "irprop+")
+SIGNS = "(grads > 0).astype(prev_signs.dtype) - (grads < 0).astype(prev_signs.dtype)"
+# What a state needs that keeps the last gradient as it is, and not its sign.
+KEEP_GRADIENT = (
+    ("_state", "signs.astype(jnp.int8)", "signs"),
+    ("_transform", "dtype=jnp.int8", "dtype=dtype"),
+    (
+        "_transform",
+        "moves = signs.astype(step_sizes.dtype)",
+        "moves = jnp.sign(signs)",
+    ),
+    (
+        "_transform",
+        "last_moves = prev_signs.astype(step_sizes.dtype)",
+        "last_moves = jnp.sign(prev_signs)",
+    ),
+)
+
+
+def check_golden(variant, state_layout):
+    """Every row of the golden sequence for this variant."""
+    for row in test_rules.GOLDEN_UPDATES:
+        if row[0] == variant:
+            test_rules.test_golden_sequence(None, *row, state_layout)
+
+
+def check_reference(variant, state_layout):
+    """600 steps against plain Python, finite gradients and losses."""
+    test_rules.test_equals_plain_python(None, variant, state_layout, nan=False)
+
+
+def check_reference_nan(variant, state_layout):
+    """The same, with gradients and losses that are no numbers."""
+    test_rules.test_equals_plain_python(None, variant, state_layout, nan=True)
+
+
+def check_vanishing(variant, state_layout):
+    """A gradient of 1.2e-38 in float32."""
+    checks.player.cache_clear()
+    test_properties.test_a_vanishing_gradient_acts_like_one(
+        variant, "float32", 1.2e-38, state_layout
+    )
+
+
+class Mutation(NamedTuple):
+    """A mistake.
+
+    Attributes:
+      check: The check that must fail on it.
+      edits: Module, text, and what the text is replaced by.
+      variants: The variants that it spoils.
+      layouts: The layouts in which it can be made.
+    """
+
+    check: object
+    edits: tuple
+    variants: tuple = checks.VARIANTS
+    layouts: tuple = checks.LAYOUTS
+
+
+MUTATIONS = {
+    "update one step late": Mutation(
+        check_golden,
+        (("_transform", "= layout.decode(new_memory)", "= layout.decode(memory)"),),
+    ),
+    "step size adapted one step late": Mutation(
+        check_golden,
+        (
+            (
+                "_transform",
+                "moves = signs.astype(step_sizes.dtype) * step_sizes",
+                "moves = signs.astype(step_sizes.dtype) * prev_step_sizes",
+            ),
+        ),
+    ),
+    "raw product of gradients": Mutation(
+        check_vanishing,
+        (("_rule", SIGNS, "grads.astype(step_sizes.dtype)"), *KEEP_GRADIENT),
+        layouts=("split",),
+    ),
+    "sign change not zeroed": Mutation(
+        check_golden,
+        (("_rule", "jnp.where(changed, jnp.zeros_like(signs), signs)", "signs"),),
+        FORGETTING,
+    ),
+    "sign change zeroed by the wrong variant": Mutation(
+        check_golden,
+        (("_rule", "if forgets:", "if True:"),),
+        ("rprop-",),
+    ),
+    "undone with the new step size": Mutation(
+        check_golden,
+        (("_transform", "* prev_step_sizes", "* step_sizes"),),
+        UNDOING,
+    ),
+    "undone in the wrong direction": Mutation(
+        check_golden, (("_transform", "-last_moves", "last_moves"),), UNDOING
+    ),
+    "never undone": Mutation(
+        check_golden,
+        (("_rule", "changed & undo_if.rose", "changed & False"),),
+        UNDOING,
+    ),
+    "undone where the loss stays": Mutation(
+        check_reference,
+        (("_rule", "(value > prev_value)", "(value >= prev_value)"),),
+        ("irprop+",),
+    ),
+    "undone where the loss falls": Mutation(
+        check_golden,
+        (("_rule", "(value > prev_value)", "(value < prev_value)"),),
+        ("irprop+",),
+    ),
+    "loss compared one step late": Mutation(
+        check_reference,
+        (
+            ("_transform", "jnp.full((), jnp.finfo", "jnp.full(2, jnp.finfo"),
+            ("_rule", "(value > prev_value)", "(prev_value[0] > prev_value[1])"),
+            (
+                "_rule",
+                "jnp.where(finite, value, prev_value)",
+                "jnp.stack([value, prev_value[0]])",
+            ),
+        ),
+        ("irprop+",),
+    ),
+    "upper bound forgotten": Mutation(
+        check_reference,
+        (("_rule", "jnp.clip(step_sizes * grow, lower, upper)", "step_sizes * grow"),),
+    ),
+    "lower bound forgotten": Mutation(
+        check_reference,
+        (
+            (
+                "_rule",
+                "jnp.clip(step_sizes * shrink, lower, upper)",
+                "step_sizes * shrink",
+            ),
+        ),
+    ),
+    "step size grows where nothing is remembered": Mutation(
+        check_golden, (("_rule", "agreement > 0", "agreement >= 0"),)
+    ),
+    "gradient of 0 taken for positive": Mutation(
+        check_reference, (("_rule", "(grads > 0)", "(grads >= 0)"),)
+    ),
+    "NaN stored as loss": Mutation(
+        check_reference_nan,
+        (("_rule", "jnp.where(finite, value, prev_value)", "value"),),
+        ("irprop+",),
+    ),
+    "NaN stored as gradient": Mutation(
+        check_reference_nan,
+        (("_rule", SIGNS, "jnp.sign(grads).astype(prev_signs.dtype)"), *KEEP_GRADIENT),
+        # rprop+ puts the opposite of the remembered sign in the place of a NaN.
+        ("rprop-", "irprop-", "irprop+"),
+    ),
+    "NaN in the gradient only held": Mutation(
+        check_reference_nan,
+        (("_rule", "undo_if.rose & unknown", "undo_if.rose & False"),),
+        UNDOING,
+    ),
+    "gradient trusted outside the domain": Mutation(
+        check_reference_nan,
+        (("_rule", "undo_if.left_domain & (prev_signs != 0)", "False"),),
+        ("irprop+",),
+    ),
+}
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Puts the functions of a mutated copy in the place of the package's own."""
+
+    def load(edits):
+        original = Path(optax_rprop.__file__).parent
+        copy = shutil.copytree(original, tmp_path / original.name)
+        for module, text, replacement in edits:
+            path = copy / f"{module}.py"
+            source = path.read_text(encoding="utf-8")
+            assert source.count(text) == 1, f"{module}: {source.count(text)} x {text}"
+            path.write_text(source.replace(text, replacement), encoding="utf-8")
+        for name in list(sys.modules):
+            if name.partition(".")[0] == original.name:
+                monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(tmp_path)
+        mutant = importlib.import_module(original.name)
+        assert Path(mutant.__file__).parent == copy
+        for function in ("rprop", "get_rprop_state"):
+            monkeypatch.setattr(optax_rprop, function, getattr(mutant, function))
+
+    yield load
+    # It holds what was compiled from the copy.
+    checks.player.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "variant", "state_layout"),
+    [
+        (mistake, variant, state_layout)
+        for mistake, mutation in MUTATIONS.items()
+        for variant in mutation.variants
+        for state_layout in mutation.layouts
+    ],
+)
+def test_mistake_is_caught(x64, load, mistake, variant, state_layout):
+    """The check fails on the mutated rule, and not for another reason."""
+    mutation = MUTATIONS[mistake]
+    load(mutation.edits)
+    with pytest.raises(AssertionError, match=r"[Nn]ot equal"):
+        mutation.check(variant, state_layout)
+
+
+@pytest.mark.parametrize("state_layout", checks.LAYOUTS)
+@pytest.mark.parametrize("variant", checks.VARIANTS)
+@pytest.mark.parametrize(
+    "check", [check_golden, check_reference, check_reference_nan, check_vanishing]
+)
+def test_copy_passes_unless_broken(x64, load, check, variant, state_layout):
+    """What fails above is the mistake, not the copy."""
+    load(())
+    check(variant, state_layout)
