@@ -1,0 +1,214 @@
+"""Checkpoints and several processes: scripts run as their users run them."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("flax", minversion="0.12", reason="needs the current Flax NNX API")
+pytest.importorskip("orbax.checkpoint", reason="needs the extras of the examples")
+import checkpoint_resume
+import data_parallel
+from flax import nnx
+
+EXAMPLES = Path(data_parallel.__file__).parent
+TIMEOUT = 240
+
+
+@contextlib.contextmanager
+def started(script, *options):
+    """A script as a process of its own, which does not outlive the test."""
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / script), *map(str, options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finish_all(commands):
+    """Run scripts side by side; returns what each printed, if all end well."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(started(*command)) for command in commands]
+        outputs = []
+        for process in processes:
+            output, errors = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == 0, output + errors
+            outputs.append(output)
+    return outputs
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_bit_for_bit(tmp_path):
+    """SIGKILL in mid-run loses nothing: two starts end as one uninterrupted run."""
+    # It would train for hours, so that the kill can only come in the middle.
+    every_ten = ("--save-every", 10, "--output-dir")
+    endless = (*every_ten, tmp_path / "killed", "--steps", 10**7)
+    with started("checkpoint_resume.py", *endless) as process:
+        for line in process.stdout:
+            saving = re.fullmatch(r"Saving step (\d+)\n", line)
+            if saving and int(saving[1]) >= 30:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.communicate(timeout=TIMEOUT)
+        assert process.returncode == -signal.SIGKILL
+
+    steps = int(saving[1]) + 100
+    outputs = finish_all(
+        [
+            ("checkpoint_resume.py", *every_ten, folder, "--steps", steps)
+            for folder in (tmp_path / "killed", tmp_path / "uninterrupted")
+        ]
+    )
+    newest = int(re.search(r"^Resumed at step (\d+)$", outputs[0], re.M)[1])
+    # The checkpoint that was being written may be lost, but not the one before.
+    assert 20 <= newest < steps
+    assert "Resumed" not in outputs[1]
+    fingerprints = [
+        re.search(r"^Fingerprint ([0-9a-f]{64})$", output, re.M)[1]
+        for output in outputs
+    ]
+    assert fingerprints[0] == fingerprints[1]
+    assert all("Identical, bit for bit" in output for output in outputs)
+
+
+@pytest.fixture
+def standard_promotion():
+    """Users run examples without strict promotion, and Flax relies on that."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_fingerprint_sees_every_leaf(standard_promotion):
+    """One flipped bit in any array of the state is a difference."""
+    training = checkpoint_resume.Training()
+    reference = checkpoint_resume.fingerprint(training)
+    leaves, treedef = jax.tree.flatten(nnx.state(training))
+    assert len(leaves) == 4 * 3 + 2  # Parameters, step sizes, signs; loss, count.
+    for index, leaf in enumerate(leaves):
+        flipped = np.array(leaf)
+        flipped.reshape(-1).view(np.uint8)[0] ^= 1
+        changed = [*leaves[:index], jax.numpy.asarray(flipped), *leaves[index + 1 :]]
+        nnx.update(training, treedef.unflatten(changed))
+        assert checkpoint_resume.fingerprint(training) != reference
+    nnx.update(training, treedef.unflatten(leaves))
+    assert checkpoint_resume.fingerprint(training) == reference
+
+
+def test_restores_every_leaf(standard_promotion, tmp_path, capsys):
+    """A start after the last step trains no more, and has all bits of the state."""
+    options = ["--steps", "3", "--output-dir", str(tmp_path)]
+    assert checkpoint_resume.main(options) == 0
+    assert "Resumed" not in capsys.readouterr().out
+    assert checkpoint_resume.main(options) == 0
+    assert "Resumed at step 3\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="at step 3, beyond --steps 2"):
+        checkpoint_resume.main(["--steps", "2", "--output-dir", str(tmp_path)])
+
+
+def test_other_bits_than_the_uninterrupted_run_fail(
+    standard_promotion, monkeypatch, capsys
+):
+    """The check of the result can fail, and says so."""
+    monkeypatch.setattr(
+        checkpoint_resume,
+        "train_with_checkpoints",
+        lambda options: checkpoint_resume.Training(),
+    )
+    assert checkpoint_resume.main(["--steps", "1"]) == 1
+    assert "ended with other bits" in capsys.readouterr().err
+
+
+def free_port():
+    """A port on this machine that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_devices_and_processes_change_only_the_rounding(standard_promotion, tmp_path):
+    """One device, eight, and two processes of four take the same path."""
+    steps = 40
+    alone = data_parallel.train(jax.devices()[:1], steps=steps, shard_parameters=False)
+    assert alone.losses[-1] < 0.3 < 2 < alone.losses[0]
+    eight = data_parallel.train(jax.devices(), steps=steps, shard_parameters=False)
+
+    options = ("--steps", steps, "--output-dir", tmp_path, "--cpu-devices", 4)
+    options += ("--coordinator-address", f"localhost:{free_port()}")
+    options += ("--num-processes", 2, "--shard-parameters", "--process-id")
+    outputs = finish_all([("data_parallel.py", *options, i) for i in range(2)])
+    for number, output in enumerate(outputs):
+        assert f"Process {number} of 2: 4 of 8 devices" in output
+    with np.load(tmp_path / "data_parallel.npz") as results:
+        two_processes = data_parallel.Run(**results)
+
+    for together in (eight, two_processes):
+        np.testing.assert_allclose(together.losses, alone.losses, rtol=1e-2)
+        np.testing.assert_allclose(together.losses[:10], alone.losses[:10], rtol=1e-5)
+        # No partial derivative comes near enough to 0 so early that the order of a
+        # sum could change its sign.
+        np.testing.assert_array_equal(together.params[:10], alone.params[:10])
+
+
+def test_comparison_of_runs_can_fail(capsys):
+    """A wrong first loss, a wrong later one, and another path are all told."""
+    losses = np.array([2.0, 1.0, 0.5])
+    alone = data_parallel.Run(losses, np.zeros((3, 4)))
+    assert data_parallel.compare(alone, alone) is None
+    assert "in the first 3 steps of 3" in capsys.readouterr().out
+
+    params = np.zeros((3, 4))
+    params[2, 1] = 0.25
+    assert data_parallel.compare(alone._replace(params=params), alone) is None
+    report = capsys.readouterr().out
+    assert "in the first 2 steps of 3" in report
+    assert "at the end: 0.25" in report
+
+    for factors, message in [
+        ([1.0001, 1.0, 1.0], "first losses differ by 0.0001"),
+        ([1.0, 1.0, 1.02], "more than 1 %"),
+        ([1.0, np.nan, 1.0], "more than 1 %"),
+    ]:
+        wrong = alone._replace(losses=losses * factors)
+        assert message in data_parallel.compare(wrong, alone)
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        (checkpoint_resume, ["--steps", "0"], "--steps: must be at least 1"),
+        (checkpoint_resume, ["--save-every", "0"], "--save-every: must be at least 1"),
+        (checkpoint_resume, ["--output-dir", __file__], "is not a folder"),
+        (data_parallel, ["--steps", "0"], "--steps: must be at least 1"),
+        (data_parallel, ["--cpu-devices", "0"], "--cpu-devices: must be at least 1"),
+        (data_parallel, ["--output-dir", __file__], "is not a folder"),
+        (data_parallel, ["--process-id", "1"], "belong together"),
+        (data_parallel, ["--cluster", "--process-id", "1"], "leave it out"),
+        (
+            data_parallel,
+            ["--coordinator-address=a:1", "--num-processes=2", "--process-id=2"],
+            "from 0 to --num-processes - 1",
+        ),
+    ],
+)
+def test_refuses_bad_options(script, options, message, capsys):
+    """A wrong option ends in a usage message that names it."""
+    with pytest.raises(SystemExit) as stopped:
+        script.main(options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
