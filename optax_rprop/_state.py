@@ -61,6 +61,12 @@ PACKED_LARGEST = 2.0**42
 Fields = tuple[jax.Array, ...]
 
 
+def memory_dtype(param: jax.typing.ArrayLike) -> jax.typing.DTypeLike:
+    """The dtype of what is remembered in the units of a parameter or its gradient."""
+    dtype = jnp.result_type(param)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
 class Layout(NamedTuple):
     """How the memory of one leaf is stored.
 

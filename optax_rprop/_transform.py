@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from optax_rprop._rule import ROSE, VARIANTS, LossTrend, Variant, adapt, compare_loss
-from optax_rprop._state import LAYOUTS, Fields, StateLayout
+from optax_rprop._state import LAYOUTS, Fields, StateLayout, memory_dtype
 from optax_rprop._validation import (
     check_hyperparams,
-    check_real_floating,
+    check_params,
+    check_updates,
     check_value,
-    named_leaves,
 )
 
 
@@ -69,14 +69,10 @@ def scale_by_rprop(
     forgets, undoes = VARIANTS[variant]
     layout = LAYOUTS[state_layout]
 
-    def init_leaf(name: str, param: Any) -> Fields:
-        check_real_floating(name, param)
-        dtype = jnp.result_type(param)
-        if jnp.finfo(dtype).bits < 32:
-            dtype = jnp.float32
+    def init_leaf(param: Any) -> Fields:
         # `full_like` and `zeros_like` keep the parameter's sharding.
         return layout.encode(
-            jnp.full_like(param, learning_rate, dtype=dtype),
+            jnp.full_like(param, learning_rate, dtype=memory_dtype(param)),
             jnp.zeros_like(param, dtype=jnp.int8),
         )
 
@@ -91,7 +87,7 @@ def scale_by_rprop(
         return layout.state_type(**trees, prev_value=prev_value)
 
     def init_fn(params: optax.Params) -> Any:
-        fields = [init_leaf(*leaf) for leaf in named_leaves("params", params)]
+        fields = [init_leaf(param) for param in check_params(params)]
         prev_value = None
         if undoes == "if the loss rose":
             dtype = jnp.result_type(float)
@@ -101,16 +97,9 @@ def scale_by_rprop(
         return build_state(fields, jax.tree.structure(params), prev_value)
 
     def update_leaf(
-        name: str, grads: Any, memory: Fields, undo_if: LossTrend | None
+        grads: jax.Array, memory: Fields, undo_if: LossTrend | None
     ) -> tuple[jax.Array, Fields]:
-        check_real_floating(name, grads)
-        grads = jnp.asarray(grads)
         prev_step_sizes, prev_signs = layout.decode(memory)
-        if grads.shape != prev_step_sizes.shape:
-            raise ValueError(
-                f"{name} must have the shape of its parameter,"
-                f" {prev_step_sizes.shape}, got {grads.shape}."
-            )
         adapted = adapt(
             grads,
             prev_step_sizes,
@@ -152,12 +141,7 @@ def scale_by_rprop(
                 " checkpoint is restored into the state that `init` returns."
             )
         *trees, prev_value = state
-        treedef = jax.tree.structure(updates)
-        if jax.tree.structure(trees[0]) != treedef:
-            raise ValueError(
-                "updates must have the structure of the parameters given to `init`,"
-                f" {jax.tree.structure(trees[0])}, got {treedef}."
-            )
+        grads = check_updates(updates, trees)
         undo_if = ROSE if undoes == "always" else None
         if undoes == "if the loss rose":
             if prev_value is None:
@@ -170,11 +154,11 @@ def scale_by_rprop(
 
         memories = zip(*map(jax.tree.leaves, trees), strict=True)
         moves, fields = [], []
-        leaves = named_leaves("updates", updates)
-        for leaf, memory in zip(leaves, memories, strict=True):
-            move, new_memory = update_leaf(*leaf, memory, undo_if)
+        for grad, memory in zip(grads, memories, strict=True):
+            move, new_memory = update_leaf(grad, memory, undo_if)
             moves.append(move)
             fields.append(new_memory)
+        treedef = jax.tree.structure(updates)
         return treedef.unflatten(moves), build_state(fields, treedef, prev_value)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

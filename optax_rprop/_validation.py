@@ -5,7 +5,7 @@ over JAX arrays, whose values are not known when a function is traced and which
 a schedule may move past the bounds that hold for a start.
 """
 
-import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,10 +15,12 @@ import numpy as np
 from optax_rprop._rule import VARIANTS
 from optax_rprop._state import LAYOUTS, PACKED_LARGEST, PACKED_SMALLEST
 
-_FLOAT32 = np.finfo(np.float32)
+# Python numbers, so that a huge integer can be compared with them.
+_LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def _concrete(name: str, number: Any) -> float | None:
+def concrete_number(name: str, number: Any) -> float | None:
     """A hyper-parameter as a float, or None if it is a JAX array."""
     if callable(number):
         if name == "learning_rate":
@@ -33,22 +35,27 @@ def _concrete(name: str, number: Any) -> float | None:
             f"{name} must be a number, got a callable. To schedule it, use"
             f" optax.inject_hyperparams(rprop)({name}=schedule)."
         )
-    is_array = isinstance(number, jax.Array | np.ndarray)
-    if is_array and number.shape != ():
-        raise ValueError(
-            f"{name} must be a scalar, got an array of shape {number.shape}. For"
-            " settings of their own for groups of parameters, use optax.partition."
+    if isinstance(number, jax.Array | np.ndarray):
+        if number.shape != ():
+            raise ValueError(
+                f"{name} must be a scalar, got an array of shape {number.shape}. For"
+                " settings of their own for groups of parameters, use"
+                " optax.partition."
+            )
+        is_real = any(
+            jnp.issubdtype(number.dtype, kind) for kind in (jnp.floating, jnp.integer)
         )
+    else:
+        is_real = isinstance(number, int | float | np.floating | np.integer)
+    if not is_real or isinstance(number, bool):
+        raise TypeError(f"{name} must be a real number, got {number!r}.")
     if isinstance(number, jax.Array):
         return None
-    if is_array:
+    if isinstance(number, np.ndarray | np.generic):
         number = number.item()
-    if isinstance(number, bool) or not isinstance(number, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {number!r}.")
-    number = float(number)
-    if not abs(number) <= _FLOAT32.max:
+    if not abs(number) <= _LARGEST:
         raise ValueError(f"{name} must be finite in float32, got {number}.")
-    return number
+    return float(number)
 
 
 def _one_of(name: str, option: Any, options: dict[str, Any]) -> None:
@@ -80,11 +87,11 @@ def check_hyperparams(
         raise TypeError(
             f"skip_zero_grads must be True or False, got {skip_zero_grads!r}."
         )
-    step = _concrete("learning_rate", learning_rate)
-    shrink = _concrete("eta_minus", eta_minus)
-    grow = _concrete("eta_plus", eta_plus)
-    lower = _concrete("min_step_size", min_step_size)
-    upper = _concrete("max_step_size", max_step_size)
+    step = concrete_number("learning_rate", learning_rate)
+    shrink = concrete_number("eta_minus", eta_minus)
+    grow = concrete_number("eta_plus", eta_plus)
+    lower = concrete_number("min_step_size", min_step_size)
+    upper = concrete_number("max_step_size", max_step_size)
 
     if shrink is not None and not 0 < shrink < 1:
         raise ValueError(f"eta_minus must lie in (0, 1), got {eta_minus}.")
@@ -92,7 +99,7 @@ def check_hyperparams(
         raise ValueError(f"eta_plus must be greater than 1, got {eta_plus}.")
     if lower is not None and lower < 0:
         raise ValueError(f"min_step_size must not be negative, got {min_step_size}.")
-    if step is not None and not step >= _FLOAT32.tiny:
+    if step is not None and not step >= _SMALLEST:
         raise ValueError(
             f"learning_rate must be positive in float32, got {learning_rate}. It is"
             " the initial step size; the sign of the moves is not part of it."
@@ -120,7 +127,8 @@ def check_hyperparams(
                     f' with state_layout="packed", got {number}. Raise it, or use'
                     ' state_layout="split".'
                 )
-        if upper is not None and upper >= PACKED_LARGEST:
+        # In float32, a number just below may be equal.
+        if upper is not None and np.float32(upper) >= PACKED_LARGEST:
             raise ValueError(
                 f"max_step_size must be less than 2**42 (about {PACKED_LARGEST:.2g})"
                 f' with state_layout="packed", got {max_step_size}. Lower it, or use'
@@ -128,31 +136,76 @@ def check_hyperparams(
             )
 
 
-def named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
+def _named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
     """The leaves of a pytree, each with the expression that names it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
-def check_real_floating(name: str, leaf: Any) -> None:
-    """Refuse a leaf that is not of real floating dtype.
+def _check_real_floating(name: str, leaf: Any, remedy: str) -> None:
+    # Anything with shape and dtype will do, abstract arrays too. What merely has a
+    # dtype, or names one as some strings do, will not.
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        dtype = got = leaf.dtype
+    elif isinstance(leaf, int | float | complex):
+        dtype = got = jnp.result_type(leaf)
+    else:
+        dtype, got = None, repr(leaf)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+            remedy = (
+                "Complex numbers have no sign: wrap the optimizer in"
+                " optax.contrib.split_real_and_imaginary."
+            )
+        raise TypeError(f"{name} must have a real floating dtype, got {got}. {remedy}")
+
+
+_NOT_TRAINED = (
+    "Leave parameters that are not trained out of the tree, or use optax.partition"
+    " with optax.set_to_zero for them."
+)
+
+
+def check_params(params: Any) -> list[Any]:
+    """The leaves of the parameters.
 
     Raises:
-      TypeError: The leaf is complex, integer, boolean or no array.
+      TypeError: One is complex, integer, boolean or no array.
     """
-    dtype = jnp.result_type(leaf)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(
-            f"{name} must have a real floating dtype, got {dtype}. Complex numbers"
-            " have no sign: wrap the optimizer in"
-            " optax.contrib.split_real_and_imaginary."
-        )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must have a real floating dtype, got {dtype}. Leave parameters"
-            " that are not trained out of the tree, or use optax.partition with"
-            " optax.set_to_zero for them."
-        )
+    named = _named_leaves("params", params)
+    for name, leaf in named:
+        _check_real_floating(name, leaf, _NOT_TRAINED)
+    return [leaf for _, leaf in named]
+
+
+def check_updates(updates: Any, memory: Sequence[Any]) -> list[jax.Array]:
+    """The leaves of the gradient, which must fit each tree that the state holds.
+
+    Raises:
+      TypeError: A leaf is complex, integer, boolean or no array.
+      ValueError: The gradient has another structure than the memory, or a leaf
+        another shape.
+    """
+    actual = jax.tree.structure(updates)
+    for tree in memory:
+        expected = jax.tree.structure(tree)
+        if expected != actual:
+            raise ValueError(
+                "updates must have the structure of the parameters given to `init`,"
+                f" {expected}, got {actual}."
+            )
+    grads = []
+    named = _named_leaves("updates", updates)
+    for (name, leaf), *kept in zip(named, *map(jax.tree.leaves, memory), strict=True):
+        _check_real_floating(name, leaf, _NOT_TRAINED)
+        grads.append(jnp.asarray(leaf))
+        for array in kept:
+            if grads[-1].shape != array.shape:
+                raise ValueError(
+                    f"{name} must have the shape of its parameter, {array.shape}, got"
+                    f" {grads[-1].shape}."
+                )
+    return grads
 
 
 def check_value(value: Any) -> jax.Array:
@@ -167,12 +220,11 @@ def check_value(value: Any) -> jax.Array:
             'variant "irprop+" compares losses, so it needs `value`: call'
             " update(grads, state, params, value=loss), or choose another variant."
         )
+    _check_real_floating("value", value, "Pass the loss at the current parameters.")
     value = jnp.asarray(value)
     if value.shape != ():
         raise ValueError(
             f"value must be a scalar loss, got shape {value.shape}. Reduce it, for"
             " instance by jnp.mean."
         )
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"value must be a real floating loss, got {value.dtype}.")
     return value
