@@ -1,0 +1,256 @@
+"""Everything a reader can copy from the Markdown files runs, as a reader runs it.
+
+One process for each file executes its Python blocks: not this one, whose strict
+promotion, eight devices and warnings made errors no reader has. Run as a script,
+this module is that process.
+"""
+
+import ast
+import contextlib
+import importlib.metadata
+import io
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import traceback
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+# README.md is read from top to bottom, so its blocks share their names; each
+# recipe stands alone.
+MARKDOWN = {"README.md": "shared", "examples/README.md": "fresh"}
+RECIPES = (ROOT / "examples" / "README.md").read_text()
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+IMPORT_NAMES = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn"}
+
+
+class Block(NamedTuple):
+    """A Python block, and the line of the file on which its fence opens."""
+
+    line: int
+    source: str
+
+
+class Outcome(NamedTuple):
+    """What became of a block.
+
+    Attributes:
+      shown: What it showed on the screen.
+      failure: Where it failed, or None.
+      missing: Packages that it needs and that are not there: it was not executed.
+    """
+
+    shown: str
+    failure: str | None
+    missing: list[str]
+
+
+def python_blocks(text):
+    """The Python blocks of a Markdown text."""
+    return [
+        Block(text.count("\n", 0, fence.start()) + 1, fence[2])
+        for fence in FENCE.finditer(text)
+        if fence[1] == "python"
+    ]
+
+
+def missing_extras():
+    """Packages that the extra `examples` asks for and that are not there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    missing = set()
+    for line in project["optional-dependencies"]["examples"]:
+        requirement = Requirement(line)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        if version is None or version not in requirement.specifier:
+            missing.add(IMPORT_NAMES.get(requirement.name, requirement.name))
+    return missing
+
+
+def imported(source):
+    """Names of the packages that a block imports."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def execute(file, namespaces):
+    """Execute the blocks of a file one after another; returns their outcomes."""
+    import jax
+
+    outcomes = []
+    not_there = missing_extras()
+    namespace = {}
+    for line, source in python_blocks(Path(file).read_text()):
+        if namespaces == "fresh" or not namespace:
+            # Python shows warnings of deprecation to the main module alone.
+            namespace = {"__name__": "__main__"}
+        if missing := imported(source) & not_there:
+            outcomes.append(Outcome("", None, sorted(missing)))
+            continue
+        shown, failure = io.StringIO(), None
+        # The empty lines make tracebacks point into the Markdown file.
+        padded = "\n" * line + source
+        with (
+            contextlib.redirect_stdout(shown),
+            contextlib.redirect_stderr(shown),
+            warnings.catch_warnings(),
+        ):
+            try:
+                exec(compile(padded, file, "exec"), namespace)
+            except (Exception, SystemExit):
+                failure = traceback.format_exc()
+        outcomes.append(Outcome(shown.getvalue(), failure, []))
+        jax.config.update("jax_enable_x64", False)
+    return outcomes
+
+
+def execute_elsewhere(file, namespaces, folder):
+    """`execute` in a process of its own, in an empty folder."""
+    results = folder / "outcomes.json"
+    process = subprocess.run(
+        # -P: the folder of the tests is not on the reader's path.
+        [sys.executable, "-P", __file__, str(file), namespaces, str(results)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert process.returncode == 0, process.stderr
+    return [Outcome(*outcome) for outcome in json.loads(results.read_text())]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """A function that gives the outcomes of a file, executed once."""
+    cache = {}
+
+    def of_file(name):
+        if name not in cache:
+            folder = tmp_path_factory.mktemp("reader")
+            cache[name] = execute_elsewhere(ROOT / name, MARKDOWN[name], folder)
+        return cache[name]
+
+    return of_file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        pytest.param(name, index, id=f"{name}:{block.line}")
+        for name in MARKDOWN
+        for index, block in enumerate(python_blocks((ROOT / name).read_text()))
+    ],
+)
+def test_block_runs(name, index, outcomes):
+    """It ends without an error, and without a warning on the reader's screen."""
+    outcome = outcomes(name)[index]
+    if outcome.missing:
+        pytest.skip(f"needs the extras of the examples: {', '.join(outcome.missing)}")
+    assert outcome.failure is None, f"{outcome.failure}\n{outcome.shown}"
+    assert "Warning" not in outcome.shown
+
+
+@pytest.mark.parametrize("name", MARKDOWN)
+def test_no_fence_escapes(name):
+    """Every fence opens a Python block, or one of a language that is not Python."""
+    text = (ROOT / name).read_text()
+    fences = FENCE.findall(text)
+    assert 2 * len(fences) == sum("```" in line for line in text.splitlines())
+    assert {language for language, _ in fences} <= {"python", "sh"}
+
+
+def recipes():
+    """The sections under the heading "Recipes", by title."""
+    _, _, text = RECIPES.partition("\n## Recipes\n")
+    text, _, _ = text.partition("\n## ")
+    titles_and_texts = re.split(r"^### (.*)\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(titles_and_texts[::2], titles_and_texts[1::2], strict=True))
+
+
+@pytest.mark.parametrize("title", recipes())
+def test_recipe_checks_itself(title):
+    """A recipe has a Python block, and each of its blocks ends in an assertion."""
+    blocks = python_blocks(recipes()[title])
+    assert blocks
+    for block in blocks:
+        assert isinstance(ast.parse(block.source).body[-1], ast.Assert)
+
+
+def test_table_lists_the_scripts():
+    """Every script has its row in the table of examples."""
+    rows = re.findall(r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|", RECIPES, re.MULTILINE)
+    assert all(name == link for name, link in rows)
+    modules = (ROOT / "examples").glob("*.py")
+    scripts = {module.name for module in modules if "__main__" in module.read_text()}
+    assert scripts == {name for name, _ in rows}
+
+
+SAMPLE = """
+```python
+import jax
+
+jax.config.update("jax_enable_x64", True)
+one = jax.numpy.ones(())
+assert one.dtype == "float64"
+```
+
+```sh
+exit 1
+```
+
+```python
+import jax.numpy as jnp
+
+assert jnp.ones(()).dtype == "float32"
+assert (jnp.ones((), jnp.float16) + jnp.ones(())).dtype == "float32"
+print("one" in globals())
+```
+
+```python
+import warnings
+
+warnings.warn("old", DeprecationWarning)
+assert False, "wrong"
+```
+
+```python
+import no_such_module
+```
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("namespaces", ["fresh", "shared"])
+def test_blocks_run_as_a_reader_runs_them(namespaces, tmp_path):
+    """Failures and warnings show; settings of one block do not reach the next."""
+    file = tmp_path / "sample.md"
+    file.write_text(SAMPLE)
+    double, single, wrong, absent = execute_elsewhere(file, namespaces, tmp_path)
+    assert double.failure is None
+    assert single.failure is None
+    assert single.shown == f"{namespaces == 'shared'}\n"
+    assert "DeprecationWarning: old" in wrong.shown
+    line = SAMPLE.splitlines().index('assert False, "wrong"') + 1
+    assert f'"{file}", line {line},' in wrong.failure
+    assert "AssertionError: wrong" in wrong.failure
+    assert "No module named 'no_such_module'" in absent.failure
+
+
+if __name__ == "__main__":
+    file_to_execute, kind, results_file = sys.argv[1:]
+    Path(results_file).write_text(json.dumps(execute(file_to_execute, kind)))
