@@ -23,7 +23,7 @@ SIGNS = "(grads > 0).astype(prev_signs.dtype) - (grads < 0).astype(prev_signs.dt
 # What a state needs that keeps the last gradient as it is, and not its sign.
 KEEP_GRADIENT = (
     ("_state", "signs.astype(jnp.int8)", "signs"),
-    ("_transform", "dtype=jnp.int8", "dtype=dtype"),
+    ("_transform", "dtype=jnp.int8", "dtype=memory_dtype(param)"),
     (
         "_transform",
         "moves = signs.astype(step_sizes.dtype)",
