@@ -236,7 +236,7 @@ def test_sharding_is_kept():
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     tx = resolve_signs()
     params = jax.device_put(np.ones(16, np.float32), sharding)
-    state = tx.init(params)
+    start = state = tx.init(params)
     update = jax.jit(tx.update)
     plain = tx.init(jnp.ones(16))
     for _ in range(5):
@@ -244,7 +244,7 @@ def test_sharding_is_kept():
         expected, plain = update(jnp.ones(16), plain)
         np.testing.assert_array_equal(updates, expected)
     assert np.all(np.asarray(updates) != 0)
-    for leaf in jax.tree.leaves((state, updates)):
+    for leaf in jax.tree.leaves((start, state, updates)):
         assert leaf.sharding.is_equivalent_to(sharding, 1)
 
 
