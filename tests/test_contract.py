@@ -1,0 +1,633 @@
+"""What Optax and JAX expect of a transformation, for each variant and layout."""
+
+import collections
+import functools
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from checks import LAYOUTS, VARIANTS, assert_identical
+from workloads import feed, gradient_stream, value_stream
+
+import optax_rprop
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+STEPS = 12
+CONFIGURATIONS = [
+    {"variant": variant, "state_layout": state_layout}
+    for variant in VARIANTS
+    for state_layout in LAYOUTS
+]
+each_configuration = pytest.mark.parametrize(
+    "options", CONFIGURATIONS, ids=lambda options: "-".join(options.values())
+)
+
+# Every compilation that the process makes, whoever asks for it.
+_compilations = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **__: "backend_compile" in event and _compilations.append(event)
+)
+
+
+def two_leaves(seed=1):
+    """Parameters, and their gradients and losses of `STEPS` steps."""
+    params = {"a": jnp.ones(3, "float32"), "b": -jnp.ones((2, 2), "float32")}
+    grads = {
+        name: gradient_stream((STEPS, *leaf.shape), seed)
+        for name, leaf in params.items()
+    }
+    return params, grads, value_stream(STEPS, seed)
+
+
+@functools.cache
+def plain_run(variant, state_layout):
+    """Parameters, state and updates after `two_leaves`, without any wrapper."""
+    optimizer = optax_rprop.rprop(0.5, variant=variant, state_layout=state_layout)
+    return jax.jit(functools.partial(feed, optimizer))(*two_leaves())
+
+
+def build(options):
+    """The optimizer of `plain_run`."""
+    return optax_rprop.rprop(0.5, **options)
+
+
+def types(tree):
+    """Structure, shapes and dtypes, weakly typed or not."""
+    return jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type),
+        jax.eval_shape(lambda: tree),
+    )
+
+
+# ----------------------------------------------------------------------------
+# Types
+
+
+def drive(optimizer, params, value):
+    """Steps under scan, cond and while_loop: each refuses a state that changes."""
+
+    def step(params, state, value):
+        updates, state = optimizer.update(params, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    def branch(carry, value):
+        carry = jax.lax.cond(
+            value > 0, lambda carry: step(*carry, value), lambda carry: carry, carry
+        )
+        return carry, None
+
+    carry = jax.lax.while_loop(
+        lambda carry: carry[1] > 0,
+        lambda carry: (step(*carry[0], value), carry[1] - 1),
+        ((params, optimizer.init(params)), jnp.array(2)),
+    )[0]
+    return jax.lax.scan(branch, carry, jnp.stack([value, -value, value]))[0]
+
+
+@pytest.mark.parametrize("value_dtype", FLOATS)
+@each_configuration
+def test_types_are_stable_under_control_flow(x64, options, value_dtype):
+    """All dtypes in one tree, and each alone, with a loss of each dtype."""
+    mixed = {dtype: jnp.ones(3, dtype) for dtype in FLOATS}
+    value = jnp.ones((), value_dtype)
+    for skip_zero_grads in (False, True):
+        optimizer = build(options | {"skip_zero_grads": skip_zero_grads})
+        for params in (mixed, mixed[value_dtype]):
+            expected = types((params, optimizer.init(params)))
+            # Traced but not compiled, which is what types need.
+            run = functools.partial(drive, optimizer)
+            assert types(jax.eval_shape(run, params, value)) == expected
+
+
+@each_configuration
+def test_dtypes_of_state_and_updates(x64, options):
+    """Step sizes in float64 for float64 and in float32 else; updates as gradients."""
+    optimizer = build(options)
+    for param_dtype in FLOATS:
+        params = jnp.ones(3, param_dtype)
+        (state, _) = jax.eval_shape(optimizer.init, params)
+        step_dtype = "float64" if param_dtype == "float64" else "float32"
+        assert state[0].dtype == step_dtype
+        if options["state_layout"] == "split":
+            assert state.prev_grad_signs.dtype == "int8"
+        if options["variant"] == "irprop+":
+            assert state.prev_value.dtype == "float64"
+        for grad_dtype in FLOATS:
+            grads = jnp.ones(3, grad_dtype)
+            updates, (new_state, _) = jax.eval_shape(
+                functools.partial(optimizer.update, value=1.0), grads, (state, _)
+            )
+            assert updates.dtype == grad_dtype
+            assert types(new_state) == types(state)
+
+
+def test_previous_loss_is_single_precision_without_x64():
+    """The state holds no float64 where JAX has none."""
+    (state, _) = optax_rprop.rprop(variant="irprop+").init(jnp.ones(1, "bfloat16"))
+    assert state.prev_value.dtype == "float32"
+
+
+@pytest.mark.parametrize("state_layout", LAYOUTS)
+def test_loss_of_any_dtype_says_the_same(x64, state_layout):
+    """Small integers are losses that every dtype holds exactly."""
+    optimizer = build({"variant": "irprop+", "state_layout": state_layout})
+    params, grads, values = two_leaves()
+    run = jax.jit(functools.partial(feed, optimizer))
+    expected = run(params, grads, values.astype("float64"))
+    for dtype in ("float16", "bfloat16"):
+        assert_identical(run(params, grads, values.astype(dtype)), expected)
+    never_undone = run(params, grads, -jnp.arange(STEPS, dtype="float64"))
+    assert not np.array_equal(never_undone[2]["a"], expected[2]["a"])
+
+
+# ----------------------------------------------------------------------------
+# Trees
+
+
+class Pair(NamedTuple):
+    """A node that is a tuple, but not built like one."""
+
+    first: object
+    second: object
+
+
+def leaf(number):
+    return jnp.array([number])
+
+
+TREES = {
+    "empty": {},
+    "None": None,
+    "no leaves": ((), [], {"a": None}),
+    "None among leaves": {"a": None, "b": leaf(-2.0)},
+    "scalar": jnp.array(3.0),
+    "zero-size": {"a": jnp.zeros((0, 3)), "b": leaf(2.0)},
+    "tuple of 1": (leaf(1.0),),
+    "tuple of 2": (leaf(-1.0), leaf(2.0)),
+    "tuple of 3": (leaf(1.0), leaf(-2.0), leaf(0.0)),
+    "tuple of 4": (leaf(-1.0), leaf(0.0), leaf(3.0), leaf(-4.0)),
+    "tuple of tuples": ((leaf(1.0), leaf(-1.0)), (leaf(0.0), leaf(2.0))),
+    "named tuple": Pair(leaf(-1.0), Pair(leaf(2.0), None)),
+    "ordered": collections.OrderedDict(z=leaf(1.0), a=[leaf(-1.0)]),
+    "Python floats": {"a": 1.5, "b": (-2.5, 0.0)},
+    "NumPy": {"a": np.array([1.0, -2.0], np.float32), "b": np.float32(-1.0)},
+}
+
+
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())
+def test_trees_of_any_kind(tree):
+    """Structure kept, each leaf moved by its own sign, weak types made strong."""
+    expected = jax.tree.map(lambda leaf: -0.5 * np.sign(leaf), tree)
+    for options in CONFIGURATIONS:
+        optimizer = build(options)
+        state = optimizer.init(tree)
+        updates, new_state = optimizer.update(tree, state, tree, value=1.0)
+        assert_identical(updates, expected)
+        assert types(new_state) == types(state)
+        compiled_updates, compiled_state = jax.eval_shape(
+            functools.partial(optimizer.update, value=1.0), tree, new_state
+        )
+        assert types(compiled_state) == types(state)
+        assert types(compiled_updates) == types(updates)
+        optax.apply_updates(tree, updates)
+
+
+@each_configuration
+def test_init_of_abstract_parameters(options):
+    """`ShapeDtypeStruct`s suffice, and give what real parameters do."""
+    params = {"a": jnp.ones((2, 3), "bfloat16"), "b": (jnp.ones(()), None)}
+    abstract = jax.eval_shape(lambda: params)
+    optimizer = build(options)
+    expected = optimizer.init(params)
+    assert_identical(optimizer.init(abstract), expected)
+    assert types(jax.eval_shape(optimizer.init, abstract)) == types(expected)
+
+
+# ----------------------------------------------------------------------------
+# Compilation and memory
+
+
+@each_configuration
+def test_compiles_once(options):
+    """The second call finds types, weak types and placement of the first."""
+    optimizer = build(options)
+    params, grads, _ = two_leaves()
+    grads = jax.tree.map(lambda leaf: leaf[0], grads)
+
+    @jax.jit
+    def step(params, state, value):
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    value = jnp.array(1.0)
+    start = optimizer.init(params)
+    before = len(_compilations)
+    params, state = step(params, start, value)
+    after = len(_compilations)
+    for _ in range(2):
+        params, state = step(params, state, value)
+    # A new optimization of the same kind.
+    step(params, optimizer.init(params), value)
+    assert before < after == len(_compilations)
+
+
+def pointers(tree):
+    """The memory that the leaves of a tree occupy."""
+    return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree) if leaf.size]
+
+
+@each_configuration
+def test_donated_memory_is_used_again(options):
+    """Parameters and state are updated in place; unused donations would warn."""
+    optimizer = build(options)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, grads, value):
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    # Two leaves alike: their state must not be one array.
+    params = {name: jnp.ones(1000) for name in "ab"} | {"c": jnp.ones(9, "bfloat16")}
+    grads = jax.tree.map(jnp.copy, params)
+    for init in (optimizer.init, jax.jit(optimizer.init)):
+        carry = params, init(params)
+        memory = pointers(carry)
+        assert len(set(memory)) == len(memory)
+        donated = jax.tree.leaves(carry)
+        carry = step(*carry, grads, jnp.array(1.0))
+        assert all(leaf.is_deleted() for leaf in donated)
+        assert pointers(carry) == memory
+        params, _ = carry
+
+
+@pytest.mark.parametrize("variant", ["rprop-", "irprop-"])
+def test_packed_state_is_updated_without_a_copy(variant):
+    """XLA overwrites the donated buffers themselves, not copies of them."""
+    optimizer = build({"variant": variant, "state_layout": "packed"})
+
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    # A question about the compiler for CPU, wherever the tests run.
+    with jax.default_device(jax.devices("cpu")[0]):
+        params = jnp.ones(1000)
+        step = jax.jit(step, donate_argnums=(0, 1))
+        compiled = step.lower(params, optimizer.init(params), params).compile()
+    assert " fusion(" in compiled.as_text()
+    assert " copy(" not in compiled.as_text()
+
+
+@each_configuration
+def test_holds_no_array_of_the_caller(options):
+    """What the caller donates or deletes later is no part of state or updates."""
+    optimizer = build(options)
+    params = {"a": jnp.ones(100), "b": jnp.ones(())}
+    grads = jax.tree.map(lambda leaf: -leaf, params)
+    value = jnp.array(1.0)
+    state = optimizer.init(params)
+    updates, new_state = optimizer.update(grads, state, params, value=value)
+    made = pointers((state, updates, new_state))
+    assert not set(made) & set(pointers((params, grads, value)))
+    assert len(set(made)) == len(made)
+
+
+# ----------------------------------------------------------------------------
+# Debugging aids of JAX
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"learning_rate": 2.0**41, "max_step_size": 0.99 * 2.0**42},
+        {"learning_rate": 2.0**-41, "min_step_size": 2.0**-42},
+    ],
+    ids=["default", "huge", "tiny"],
+)
+@each_configuration
+def test_debugging_flags_find_nothing(options, settings):
+    """No infinity or NaN on the way, not even in branches that are not taken."""
+    optimizer = optax_rprop.rprop(**settings, **options)
+    params = jnp.ones(4)
+    grads = [[1, -1, 1, 0], [1, 1, -1, 0], [1, 1, 0, 1], [1, -1, 1, -1]]
+    with jax.debug_nans(True), jax.debug_infs(True):
+        state = optimizer.init(params)
+        for value, row in enumerate(grads):
+            row, value = jnp.array(row, "float32"), jnp.array(value, "float32")
+            # Eagerly, where each operation is looked at.
+            _, state = optimizer.update(row, state, params, value=value)
+        jax.jit(optimizer.update)(row, state, params, value=value)
+    # The flags are awake.
+    with jax.debug_infs(True), pytest.raises(FloatingPointError):
+        jnp.array(3e38) * 2.0
+
+
+@each_configuration
+def test_leaks_no_tracer(options):
+    """Nothing made while tracing outlives it."""
+    optimizer = build(options)
+    params, grads, values = two_leaves()
+    with jax.checking_leaks():
+        run = jax.jit(functools.partial(feed, optimizer))
+        jax.eval_shape(run, params, grads, values)
+        # The same optimizer again, in another trace.
+        jax.eval_shape(jax.vmap(run, (None, None, 0)), params, grads, values[None])
+
+
+# ----------------------------------------------------------------------------
+# Hyper-parameters that are not constants
+
+
+@each_configuration
+def test_injected_hyperparameters_change_nothing(options):
+    """Hyper-parameters may be traced numbers, from `init` on."""
+    optimizer = optax.inject_hyperparams(optax_rprop.rprop)(0.5, **options)
+    run = jax.jit(functools.partial(feed, optimizer))
+    assert_identical(run(*two_leaves()), plain_run(**options))
+
+
+@each_configuration
+def test_scheduled_bounds_hold_at_each_step(options):
+    """Whether a coordinate's sign stays, changes or is 0, from the first step on."""
+    steps, size = 40, 30
+    # At random, so that each bound also moves past step sizes that would stay.
+    rng = np.random.default_rng(2)
+    bounds = {
+        "max_step_size": rng.uniform(0.04, 0.4, steps),
+        "min_step_size": rng.uniform(0.0, 0.04, steps),
+    }
+    bounds = {name: jnp.asarray(bound, "float32") for name, bound in bounds.items()}
+    schedules = {name: bound.__getitem__ for name, bound in bounds.items()}
+    optimizer = optax.inject_hyperparams(optax_rprop.rprop)(
+        learning_rate=0.5, **schedules, **options
+    )
+    grads = gradient_stream((steps, size), seed=3)
+    values = value_stream(steps, seed=4)
+
+    @jax.jit
+    def play(grads, values):
+        def step(state, grads_and_value):
+            grads, value = grads_and_value
+            updates, state = optimizer.update(grads, state, grads, value=value)
+            plain = optax_rprop.get_rprop_state(state)
+            return state, (updates, plain.step_sizes, plain.prev_grad_signs)
+
+        return jax.lax.scan(step, optimizer.init(grads[0]), (grads, values))[1]
+
+    updates, step_sizes, signs = map(np.asarray, play(grads, values))
+    start = np.zeros((1, size), np.float32)
+    old_signs = np.concatenate([start, signs[:-1]])
+    old_step_sizes = np.concatenate([start + 0.5, step_sizes[:-1]])
+    agreement = np.sign(grads) * old_signs
+    factors = np.select([agreement > 0, agreement < 0], [1.2, 0.5], 1.0)
+    lower, upper = (
+        np.asarray(bounds[name])[:, None] for name in ("min_step_size", "max_step_size")
+    )
+    expected = np.clip(old_step_sizes * factors.astype("float32"), lower, upper)
+    np.testing.assert_array_equal(step_sizes, expected)
+    for bound in (lower, upper):
+        for case in (agreement > 0, agreement == 0, agreement < 0):
+            assert np.any((step_sizes == bound) & case)
+
+    undone = (agreement < 0) & (updates == old_signs * old_step_sizes)
+    assert np.all(np.abs(updates) <= np.where(undone, old_step_sizes, upper))
+    moved = (updates != 0) & ~undone
+    np.testing.assert_array_equal(np.abs(updates)[moved], step_sizes[moved])
+
+
+@each_configuration
+def test_bounds_may_be_set_between_steps(options):
+    """By hand, in the state, as Optax documents it; and integers are numbers."""
+    optimizer = optax.inject_hyperparams(optax_rprop.rprop)(
+        learning_rate=1, max_step_size=2, **options
+    )
+    params = jnp.ones(2)
+    state = optimizer.init(params)
+    update = functools.partial(optimizer.update, value=1.0)
+    updates, state = update(jnp.array([1.0, 0.0]), state, params)
+    np.testing.assert_array_equal(updates, [-1.0, 0.0])
+    state.hyperparams["max_step_size"] = jnp.array(0.125)
+    updates, state = update(jnp.array([1.0, 1.0]), state, params)
+    np.testing.assert_array_equal(updates, [-0.125, -0.125])
+
+
+# ----------------------------------------------------------------------------
+# Optax's wrappers
+
+
+@each_configuration
+def test_chain_and_named_chain(options):
+    """What only scales gradients is lost before Rprop, what scales moves is not."""
+    optimizer = optax.named_chain(
+        ("inner", optax.chain(optax.scale(2.0**-20), build(options))),
+        ("outer", optax.scale(0.25)),
+    )
+    _, state, updates = jax.jit(functools.partial(feed, optimizer))(*two_leaves())
+    _, plain_state, plain_updates = plain_run(**options)
+    assert_identical(state, plain_state)
+    assert_identical(updates, jax.tree.map(lambda leaf: leaf * 0.25, plain_updates))
+
+
+@each_configuration
+def test_masked(options):
+    """Leaves behind the mask get their raw gradients, and have no state."""
+    optimizer = optax.masked(build(options), {"a": True, "b": False})
+    params, grads, values = two_leaves()
+    run = jax.jit(functools.partial(feed, optimizer))
+    _, state, updates = run(params, grads, values)
+    _, plain_state, plain_updates = plain_run(**options)
+    assert_identical(updates, {"a": plain_updates["a"], "b": grads["b"]})
+    assert len(jax.tree.leaves(state.step_sizes)) == 1
+    assert_identical(state.step_sizes["a"], plain_state.step_sizes["a"])
+
+
+@each_configuration
+def test_partition(options):
+    """Each group follows its own settings, and a frozen one stays."""
+    groups = {"ours": build(options), "frozen": optax.set_to_zero()}
+    optimizer = optax.partition(groups, {"a": "frozen", "b": "ours"})
+    params, grads, values = two_leaves()
+    run = jax.jit(functools.partial(feed, optimizer))
+    after, _, updates = run(params, grads, values)
+    assert_identical(updates["b"], plain_run(**options)[2]["b"])
+    assert_identical(after["a"], params["a"])
+
+
+@each_configuration
+def test_two_groups_of_rprop(options):
+    """Two states in one: neither disturbs the other."""
+    groups = {"fine": build(options), "coarse": optax_rprop.rprop(8.0, **options)}
+    optimizer = optax.partition(groups, {"a": "fine", "b": "coarse"})
+    params, grads, values = two_leaves()
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for step in range(4):
+        step_grads = jax.tree.map(operator.itemgetter(step), grads)
+        updates, state = update(step_grads, state, params, value=values[step])
+        expected = jax.tree.map(operator.itemgetter(step), plain_run(**options)[2])
+        assert_identical(updates["a"], expected["a"])
+        # The step sizes stay in proportion 16, for no bound is reached.
+        assert_identical(updates["b"], 16.0 * expected["b"])
+
+
+@each_configuration
+def test_multi_steps(options):
+    """Gradients are averaged over a window, at whose end one step is made."""
+    params, grads, values = two_leaves()
+    # Two halves whose mean is the gradient, and whose signs differ from its own.
+    halves = jax.tree.map(
+        lambda leaf: jnp.stack([4 * leaf, -2 * leaf], 1).reshape(-1, *leaf.shape[1:]),
+        grads,
+    )
+    optimizer = optax.MultiSteps(build(options), 2)
+    # The accumulator itself mixes dtypes.
+    with jax.numpy_dtype_promotion("standard"):
+        run = jax.jit(functools.partial(feed, optimizer))
+        _, state, updates = run(params, halves, jnp.repeat(values, 2))
+    _, plain_state, plain_updates = plain_run(**options)
+    assert_identical(state, plain_state)
+    assert_identical(jax.tree.map(lambda leaf: leaf[1::2], updates), plain_updates)
+    assert not any(np.any(leaf[::2]) for leaf in jax.tree.leaves(updates))
+
+
+@each_configuration
+def test_apply_if_finite(options):
+    """A step that the wrapper rejects leaves no trace in the state."""
+    params, grads, values = two_leaves()
+    bad = jax.tree.map(lambda leaf: leaf.at[0].set(np.nan), grads)
+    # Every second step is bad.
+    mixed = jax.tree.map(
+        lambda good, bad: jnp.stack(
+            [good, jnp.broadcast_to(bad[:1], good.shape)], 1
+        ).reshape(-1, *good.shape[1:]),
+        grads,
+        bad,
+    )
+    optimizer = optax.apply_if_finite(build(options), 5)
+    run = jax.jit(functools.partial(feed, optimizer))
+    _, state, updates = run(params, mixed, jnp.repeat(values, 2))
+    _, plain_state, plain_updates = plain_run(**options)
+    assert_identical(state, plain_state)
+    assert_identical(jax.tree.map(lambda leaf: leaf[::2], updates), plain_updates)
+
+
+@each_configuration
+def test_flatten(options):
+    """One long vector is treated as its parts are."""
+    optimizer = optax.flatten(build(options))
+    _, state, updates = jax.jit(functools.partial(feed, optimizer))(*two_leaves())
+    _, plain_state, plain_updates = plain_run(**options)
+    assert_identical(updates, plain_updates)
+    flat = np.concatenate(
+        [np.ravel(leaf) for leaf in jax.tree.leaves(plain_state.step_sizes)]
+    )
+    assert_identical(state.step_sizes, flat)
+
+
+@each_configuration
+def test_schedule_free(options):
+    """The base optimizer sees every gradient; without averaging it is alone."""
+    params, grads, values = two_leaves()
+    optimizer = optax.contrib.schedule_free(build(options), 1.0, b1=0.5)
+    _, state, updates = jax.jit(functools.partial(feed, optimizer))(
+        params, grads, values
+    )
+    _, plain_state, plain_updates = plain_run(**options)
+    assert_identical(state, plain_state)
+    # After one step the average is the first iterate itself.
+    first, plain_first = (
+        jax.tree.map(operator.itemgetter(0), tree) for tree in (updates, plain_updates)
+    )
+    assert_identical(first, plain_first)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [options for options in CONFIGURATIONS if options["variant"] != "irprop+"],
+    ids=lambda options: "-".join(options.values()),
+)
+def test_complex_parameters(options):
+    """Real and imaginary parts are coordinates of their own."""
+    params, grads, values = two_leaves()
+    optimizer = optax.contrib.split_real_and_imaginary(build(options))
+    optimizer = optax.with_extra_args_support(optimizer)
+    complex_params = {"c": jax.lax.complex(params["a"], params["a"])}
+    turned = -grads["a"][:, ::-1]
+    complex_grads = {"c": jax.lax.complex(grads["a"], turned)}
+    run = jax.jit(functools.partial(feed, optimizer))
+    # The wrapper itself mixes dtypes.
+    with jax.numpy_dtype_promotion("standard"):
+        _, _, updates = run(complex_params, complex_grads, values)
+    expected = plain_run(**options)[2]["a"]
+    assert_identical(updates["c"].real, expected)
+    assert_identical(updates["c"].imag, -expected[:, ::-1])
+
+
+@pytest.mark.parametrize("state_layout", LAYOUTS)
+def test_complex_parameters_with_a_loss(state_layout):
+    """The wrapper passes no loss on, and the error says that one is missing."""
+    optimizer = build({"variant": "irprop+", "state_layout": state_layout})
+    optimizer = optax.contrib.split_real_and_imaginary(optimizer)
+    params = jnp.ones(1, "complex64")
+    with pytest.raises(ValueError, match="needs `value`"):
+        optax.with_extra_args_support(optimizer).update(
+            params, optimizer.init(params), params, value=1.0
+        )
+
+
+@each_configuration
+def test_map_params(options):
+    """Optax tells the parameters' shadows in the state from all else."""
+    params = {"a": jnp.ones(3), "b": (jnp.ones((2, 2)), None)}
+
+    def kinds(optimizer):
+        mapped = optax.tree.map_params(
+            optimizer,
+            lambda leaf, param, name: name if leaf.shape == param.shape else "wrong",
+            optimizer.init(params),
+            params,
+            {"a": "a", "b": ("b", None)},
+            transform_non_params=lambda leaf: "other",
+        )
+        return collections.Counter(jax.tree.leaves(mapped))
+
+    fields = 2 if options["state_layout"] == "split" else 1
+    shadows = {"a": fields, "b": fields}
+    losses = {"other": 1} if options["variant"] == "irprop+" else {}
+    assert kinds(build(options)) == shadows | losses
+    assert kinds(optax.masked(build(options), True)) == shadows | losses
+    injected = kinds(optax.inject_hyperparams(optax_rprop.rprop)(0.5, **options))
+    assert injected["other"] > 5
+    assert injected == shadows | {"other": injected["other"]}
+
+
+@each_configuration
+def test_no_field_is_taken_for_another(options):
+    """Optax looks stored losses and gradients up by name, and must find none."""
+    state = build(options).init(jnp.ones(2))
+    for name in ("value", "grad", "count"):
+        assert optax.tree.get(state, name) is None
+    with pytest.raises(ValueError, match="not found in the state"):
+        optax.value_and_grad_from_state(jnp.sum)(jnp.ones(2), state=state)
+
+
+@each_configuration
+def test_extra_arguments(options):
+    """`params` by position, by name or not at all; unknown extras are ignored."""
+    optimizer = build(options)
+    assert isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    params = jnp.array([0.5, -1.0])
+    state = optimizer.init(params)
+    expected = optimizer.update(params, state, params, value=1.0)
+    for arguments, extras in (
+        ((), {}),
+        ((None,), {}),
+        ((), {"params": params, "grad": params, "value_fn": None, "surprise": "!"}),
+    ):
+        actual = optimizer.update(params, state, *arguments, value=1.0, **extras)
+        assert_identical(actual, expected)

@@ -1,0 +1,363 @@
+"""The same code, and the same numbers, on one device, on many, and elsewhere."""
+
+import functools
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import two_processes
+from checks import LAYOUTS, VARIANTS, assert_identical
+from compat import shard_map, use_mesh
+from jax.sharding import NamedSharding, PartitionSpec
+from workloads import (
+    EXACT_SETTINGS,
+    feed,
+    gradient_stream,
+    mean_square,
+    regression,
+    state_shardings,
+    value_stream,
+)
+
+import optax_rprop
+
+CONFIGURATIONS = [
+    {"variant": variant, "state_layout": state_layout}
+    for variant in VARIANTS
+    for state_layout in LAYOUTS
+]
+each_configuration = pytest.mark.parametrize(
+    "options", CONFIGURATIONS, ids=lambda options: "-".join(options.values())
+)
+COLLECTIVE = re.compile(
+    r"all-reduce|all-gather|all-to-all|reduce-scatter|collective|send|recv"
+)
+SPECS = {
+    "matrix": PartitionSpec("data", "model"),
+    "columns": PartitionSpec(None, "model"),
+    "vector": PartitionSpec("data"),
+    "scalar": PartitionSpec(),
+}
+SHAPES = {"matrix": (8, 4), "columns": (3, 6), "vector": (4,), "scalar": ()}
+STEPS = 20
+
+
+@pytest.fixture(autouse=True)
+def on_cpu():
+    """Eight CPU devices stand in for any; single arrays lie on the first."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
+@pytest.fixture(params=["Auto", "Explicit"])
+def mesh(request):
+    """Eight devices in two dimensions; who decides on shardings is the parameter."""
+    kind = getattr(jax.sharding.AxisType, request.param)
+    devices = jax.devices("cpu")[:8]
+    assert len(devices) == 8
+    mesh = jax.make_mesh(
+        (4, 2), ("data", "model"), axis_types=(kind, kind), devices=devices
+    )
+    with use_mesh(mesh):
+        yield mesh
+
+
+def streams():
+    """Parameters, and gradients and losses of `STEPS` steps."""
+    params = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+    grads = {
+        name: gradient_stream((STEPS, *shape), seed=len(name))
+        for name, shape in SHAPES.items()
+    }
+    return params, grads, value_stream(STEPS, seed=1)
+
+
+def distribute(mesh, tree, *stacked):
+    """Spread leaves over the mesh as `SPECS` say, after axes that are stacked."""
+    shardings = {
+        name: NamedSharding(mesh, PartitionSpec(*stacked, *spec))
+        for name, spec in SPECS.items()
+    }
+    return jax.device_put(tree, shardings)
+
+
+def distributed_step(mesh):
+    """Parameters and the gradients of one step, over the mesh."""
+    params, grads, _ = streams()
+    grads = jax.tree.map(lambda leaf: leaf[0], grads)
+    return distribute(mesh, params), distribute(mesh, grads)
+
+
+def assert_placed_like(tree, params):
+    """Every leaf lies as the parameter of the same place in the tree does."""
+
+    def check(leaf, param):
+        assert leaf.sharding.is_equivalent_to(param.sharding, param.ndim)
+
+    jax.tree.map(check, tree, params)
+
+
+def assert_state_placed_like(state, params):
+    """Every leaf of the state that belongs to a parameter lies as it does."""
+    *shadows, _ = state[0]
+    for tree in shadows:
+        assert_placed_like(tree, params)
+
+
+# ----------------------------------------------------------------------------
+# Devices that are not there
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "rocm"])
+@each_configuration
+def test_lowers_for(options, platform):
+    """A whole step, for parameters of each dtype that accelerators have."""
+    optimizer = optax_rprop.rprop(**options)
+    params = {
+        dtype: jnp.ones((8, 128), dtype) for dtype in ("float16", "bfloat16", "float32")
+    }
+
+    @jax.jit
+    def step(params, state, value):
+        updates, state = optimizer.update(params, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    traced = step.trace(params, optimizer.init(params), jnp.array(1.0))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.multiply" in text
+    # Nothing that only one platform could know.
+    assert "custom_call" not in text
+
+
+# ----------------------------------------------------------------------------
+# A mesh of eight devices
+
+
+@each_configuration
+def test_state_is_sharded_as_the_parameters(mesh, options):
+    """From eager `init`, and from a compiled one that is told the shardings."""
+    optimizer = optax_rprop.rprop(**options)
+    params, _ = distributed_step(mesh)
+    shardings = state_shardings(optimizer, params, NamedSharding(mesh, PartitionSpec()))
+    for init in (optimizer.init, jax.jit(optimizer.init, out_shardings=shardings)):
+        assert_state_placed_like(init(params), params)
+
+
+@pytest.mark.parametrize("state_layout", LAYOUTS)
+def test_eager_update_keeps_the_sharding(mesh, state_layout):
+    """Operation by operation too; irprop+ has all operations there are."""
+    optimizer = optax_rprop.rprop(variant="irprop+", state_layout=state_layout)
+    params, grads = ({"matrix": tree["matrix"]} for tree in distributed_step(mesh))
+    state = optimizer.init(params)
+    updates, state = optimizer.update(grads, state, params, value=jnp.array(1.0))
+    assert_placed_like(updates, params)
+    assert_state_placed_like(state, params)
+
+
+@pytest.mark.parametrize("mesh", ["Explicit"], indirect=True)
+@each_configuration
+def test_compiled_init_without_shardings(mesh, options):
+    """Where types carry shardings, the parameters' own are enough."""
+    params, _ = distributed_step(mesh)
+    state = jax.jit(optax_rprop.rprop(**options).init)(params)
+    assert_state_placed_like(state, params)
+
+
+@each_configuration
+def test_update_needs_no_communication(mesh, options):
+    """Each device adapts what it holds, where it holds it, and compiles that once."""
+    optimizer = optax_rprop.rprop(**options)
+    params, grads = distributed_step(mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    shardings = state_shardings(optimizer, params, everywhere)
+    state = jax.device_put(optimizer.init(params), shardings)
+    value = jax.device_put(jnp.array(1.0), everywhere)
+
+    def step(params, state, grads, value):
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(step).lower(params, state, grads, value).compile()
+    assert not COLLECTIVE.search(step.as_text())
+    new_params, new_state = step(params, state, grads, value)
+    assert_placed_like(new_params, params)
+    assert_state_placed_like(new_state, params)
+    # An executable takes only what it was compiled for, so this would raise.
+    step(new_params, new_state, grads, value)
+    # The pattern sees what it looks for.
+    total = jax.jit(jnp.sum).lower(params["vector"]).compile()
+    assert COLLECTIVE.search(total.as_text())
+
+
+@functools.cache
+def on_one_device(variant, state_layout):
+    optimizer = optax_rprop.rprop(0.5, variant=variant, state_layout=state_layout)
+    return jax.device_get(jax.jit(functools.partial(feed, optimizer))(*streams()))
+
+
+@each_configuration
+def test_sharded_trajectory_equals_the_unsharded(mesh, options):
+    """Parameters, state and every update, exactly."""
+    optimizer = optax_rprop.rprop(0.5, **options)
+    params, grads, values = streams()
+    params, grads = distribute(mesh, params), distribute(mesh, grads, None)
+    run = jax.jit(functools.partial(feed, optimizer))
+    assert_identical(run(params, grads, values), on_one_device(**options))
+
+
+def test_reference_runs_do_something():
+    """The runs that are compared move, hold and, in irprop+, depend on the loss."""
+    runs = {variant: on_one_device(variant, "split")[0] for variant in VARIANTS}
+    matrices = [run["matrix"].tobytes() for run in runs.values()]
+    assert len(set(matrices)) == len(VARIANTS)
+
+
+@functools.cache
+def fitted_on_one_device(variant, state_layout, steps):
+    """`workloads.regression` fitted in the plain way."""
+    optimizer = optax_rprop.rprop(
+        **EXACT_SETTINGS, variant=variant, state_layout=state_layout
+    )
+    params, inputs, targets = regression()
+
+    @jax.jit
+    def run(params):
+        def step(carry, _):
+            params, state = carry
+            value, grads = jax.value_and_grad(mean_square)(params, inputs, targets)
+            updates, state = optimizer.update(grads, state, params, value=value)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+
+    (params, state), values = jax.device_get(run(params))
+    # Rises too, or irprop+ would have nothing to do.
+    assert values[-1] < values[0]
+    assert np.any(np.diff(values) > 0)
+    return params, optax_rprop.get_rprop_state(state)
+
+
+@each_configuration
+def test_averaged_gradients_under_shard_map(mesh, options):
+    """Each device sees its part of the data; loss and gradients are averaged."""
+    optimizer = optax_rprop.rprop(**EXACT_SETTINGS, **options)
+    params, inputs, targets = regression()
+    batch = PartitionSpec(("data", "model"))
+    everywhere = PartitionSpec()
+
+    @functools.partial(
+        shard_map,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, batch, batch),
+        out_specs=everywhere,
+    )
+    def step(params, state, inputs, targets):
+        # Varying parameters make the gradient a local one, to be averaged by hand.
+        local = jax.tree.map(lambda leaf: leaf + 0 * inputs[0, 0], params)
+        value, grads = jax.value_and_grad(mean_square)(local, inputs, targets)
+        value, grads = jax.lax.pmean((value, grads), ("data", "model"))
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.device_put(params, NamedSharding(mesh, everywhere))
+    inputs, targets = jax.device_put((inputs, targets), NamedSharding(mesh, batch))
+    state = jax.device_put(optimizer.init(params), NamedSharding(mesh, everywhere))
+
+    @jax.jit
+    def run(params, state, inputs, targets):
+        return jax.lax.fori_loop(
+            0, 12, lambda _, carry: step(*carry, inputs, targets), (params, state)
+        )
+
+    params, state = run(params, state, inputs, targets)
+    actual = params, optax_rprop.get_rprop_state(state)
+    assert_identical(actual, fitted_on_one_device(**options, steps=12))
+
+
+# ----------------------------------------------------------------------------
+# Several processes, many models
+
+
+@pytest.mark.slow
+def test_two_processes_reach_the_result_of_one(tmp_path):
+    """Real processes, real collectives, parameters spread over both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    names = ["/".join(options.values()) for options in CONFIGURATIONS]
+    outputs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    script = Path(two_processes.__file__)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, coordinator, str(process_id), "2", output],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process_id, output in enumerate(outputs)
+    ]
+    try:
+        for process in processes:
+            process.stdin.write(" ".join(names))
+            process.stdin.close()
+            process.stdin = None
+        logs = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, log in zip(processes, logs, strict=True):
+        assert process.returncode == 0, log
+
+    for output in outputs:
+        results = np.load(output)
+        for name, options in zip(names, CONFIGURATIONS, strict=True):
+            expected = fitted_on_one_device(**options, steps=two_processes.STEPS)
+            leaves = jax.tree.leaves(expected)
+            actual = [results[f"{name}/{i}"] for i in range(len(leaves))]
+            assert_identical(actual, leaves)
+
+
+@each_configuration
+def test_a_thousand_models_at_once(options):
+    """Under vmap each model, with settings of its own, does as it does alone."""
+    models, steps = 1000, 8
+    grads = gradient_stream((models, steps, 3), seed=5)
+    values = jnp.stack([value_stream(steps, seed) for seed in range(10)])
+    values = jnp.tile(values, (models // 10, 1))
+    learning_rates = jnp.geomspace(1e-3, 1.0, models)
+    params = jnp.ones((models, 3))
+
+    def run(learning_rate, *stream):
+        return feed(optax_rprop.rprop(learning_rate, **options), *stream)
+
+    arguments = learning_rates, params, grads, values
+    together = jax.jit(jax.vmap(run))(*arguments)
+    # `lax.map` runs the unbatched program, once for each model.
+    alone = jax.jit(lambda arguments: jax.lax.map(lambda a: run(*a), arguments))
+    assert_identical(together, alone(arguments))
+
+
+@each_configuration
+def test_init_and_update_of_a_thousand_models(options):
+    """`vmap` of `init` and of `update` apart, as a training loop would call them."""
+    optimizer = optax_rprop.rprop(**options)
+    grads = gradient_stream((1000, 3), seed=6)
+    values = value_stream(1000, seed=7)
+    state = jax.vmap(optimizer.init)(grads)
+    update = jax.vmap(
+        lambda grads, state, value: optimizer.update(grads, state, value=value)
+    )
+    updates, state = jax.jit(update)(grads, state, values)
+    plain = optax_rprop.get_rprop_state(state)
+    assert plain.step_sizes.shape == plain.prev_grad_signs.shape == (1000, 3)
+    assert_identical(updates, -jnp.sign(grads) * jnp.float32(0.01))
+    if options["variant"] == "irprop+":
+        assert_identical(plain.prev_value, values)
