@@ -46,9 +46,9 @@ each_layout = pytest.mark.parametrize("state_layout", LAYOUTS)
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def second_step(variant, state_layout, gradients, values):
+def second_step(variant, state_layout, gradients, values, **options):
     """What the second of two steps does: update, step size, sign."""
-    run = player(variant=variant, state_layout=state_layout)
+    run = player(variant=variant, state_layout=state_layout, **options)
     steps = run(jnp.array(gradients), jnp.array(values))
     return tuple(float(field[1]) for field in steps)
 
@@ -105,12 +105,22 @@ def test_gradient_is_infinite(variant, gradient, values, first, state_layout):
 @pytest.mark.parametrize("first", FIRST)
 @pytest.mark.parametrize("gradient", [3.0, -3.0, 0.0, NAN, INF, -INF])
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_loss_is_nan_or_infinite(value, gradient, first, state_layout):
-    """irprop+ undoes every coordinate that moved, whatever its gradient says."""
+@pytest.mark.parametrize("skip", [False, True], ids=["", "skip"])
+def test_loss_is_nan_or_infinite(skip, value, gradient, first, state_layout):
+    """irprop+ undoes every coordinate that moved, whatever its gradient says.
+
+    That goes for a gradient of 0 too, skipped or not.
+    """
     expected = UNDOES[first]
     if first == 0 and gradient != 0 and not np.isnan(gradient):
         expected = MOVES[float(np.sign(gradient))]
-    actual = second_step("irprop+", state_layout, (first, gradient), (1.0, value))
+    actual = second_step(
+        "irprop+",
+        state_layout,
+        (first, gradient),
+        (1.0, value),
+        skip_zero_grads=skip,
+    )
     assert actual == expected
 
 
@@ -153,6 +163,16 @@ def test_losses_are_compared_with_the_last_finite_one(
     steps = run(jnp.array([1.0, 1.0, 1.0, -1.0]), jnp.array([2.0, bad, bad, value]))
     assert steps.updates[3] == (last_step if undoes else 0)
     assert steps.signs[3] == 0
+
+
+@each_layout
+def test_largest_losses_are_finite(state_layout):
+    """The largest number is no infinity, the most negative one is a loss to keep."""
+    actual = second_step("irprop+", state_layout, (1.0, 1.0), (1.0, LARGEST))
+    assert actual == GROWS[1.0]
+    run = player(variant="irprop+", state_layout=state_layout)
+    steps = run(jnp.array([1.0, 1.0, -1.0]), jnp.array([1.0, -LARGEST, 0.0]))
+    assert steps.updates[2] == 0.375
 
 
 @each_layout

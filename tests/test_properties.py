@@ -67,30 +67,59 @@ def descender(variant, state_layout):
     return run_in_units
 
 
+# All factors are powers of two, so that float32 computes without rounding.
+EXACT_SETTINGS = {
+    "learning_rate": 0.25,
+    "eta_minus": 0.5,
+    "eta_plus": 2.0,
+    "min_step_size": 0.125,
+    "max_step_size": 2.0,
+}
+
+
 @each_layout
 @each_variant
 @property_test
 @hypothesis.given(grads=any_gradients, values=any_losses)
 def test_equals_plain_python_on_any_input(variant, state_layout, grads, values):
-    """Whatever the gradients and losses, not a bit differs from the textbook.
-
-    All factors are powers of two, so that float32 computes without rounding.
-    """
-    settings = {
-        "learning_rate": 0.25,
-        "eta_minus": 0.5,
-        "eta_plus": 2.0,
-        "min_step_size": 0.125,
-        "max_step_size": 2.0,
-    }
-    run = player(**settings, variant=variant, state_layout=state_layout)
-    textbook = reference.Rprop(SIZE, variant, **settings)
+    """Whatever the gradients and losses, not a bit differs from the textbook."""
+    run = player(**EXACT_SETTINGS, variant=variant, state_layout=state_layout)
+    textbook = reference.Rprop(SIZE, variant, **EXACT_SETTINGS)
     steps = []
     for grad, value in zip(grads.tolist(), values.tolist(), strict=True):
         updates = textbook.update(grad, value)
         steps.append((updates, textbook.step_sizes, textbook.prev_grad_signs))
     expected = map(np.array, zip(*steps, strict=True))
     assert_identical(tuple(run(grads, values)), tuple(expected))
+
+
+@each_layout
+@each_variant
+@property_test
+@hypothesis.given(grads=any_gradients)
+def test_skipped_zeros_do_not_count(variant, state_layout, grads):
+    """A coordinate is the textbook's that never hears of its gradients of 0.
+
+    The loss stays the same: it is no coordinate's own, and hears of all steps.
+    """
+    run = player(
+        **EXACT_SETTINGS,
+        variant=variant,
+        skip_zero_grads=True,
+        state_layout=state_layout,
+    )
+    textbooks = [reference.Rprop(1, variant, **EXACT_SETTINGS) for _ in range(SIZE)]
+    steps = []
+    for grad in grads.tolist():
+        updates = [
+            textbook.update([partial], 0.0)[0] if partial else 0.0
+            for textbook, partial in zip(textbooks, grad, strict=True)
+        ]
+        step_sizes = [textbook.step_sizes[0] for textbook in textbooks]
+        signs = [textbook.prev_grad_signs[0] for textbook in textbooks]
+        steps.append((updates, step_sizes, signs))
+    expected = map(np.array, zip(*steps, strict=True))
+    assert_identical(tuple(run(grads, np.zeros(STEPS, np.float32))), tuple(expected))
 
 
 @each_layout

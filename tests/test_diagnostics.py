@@ -1,0 +1,302 @@
+"""The look inside: right numbers, wherever the state is nested."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from checks import LAYOUTS, assert_identical
+
+import optax_rprop
+
+each_layout = pytest.mark.parametrize("state_layout", LAYOUTS)
+PARAMS = {"a": jnp.zeros(()), "b": jnp.zeros((2, 2)), "empty": jnp.zeros((0, 3))}
+BOUNDS = {"min_step_size": 0.125, "max_step_size": 1.0}
+SETTINGS = {"learning_rate": 0.25, "eta_plus": 2.0, **BOUNDS}
+# Grows twice, to 1. Grows once, to 0.5. Changes its sign, to 0.125. Is 0 at last,
+# after it grew to 0.5. Is 0 at first, then moves by 0.25.
+GRADS = [
+    {"a": 1.0, "b": [[-1.0, 1.0], [1.0, 0.0]]},
+    {"a": 2.0, "b": [[-2.0, -2.0], [2.0, 0.0]]},
+    {"a": 3.0, "b": [[0.0, 0.0], [0.0, 3.0]]},
+]
+STEP_SIZES = {"a": 1.0, "b": [[0.5, 0.125], [0.5, 0.25]]}
+SIGNS = {"a": 1, "b": [[0, 0], [0, 1]]}
+SUMMARY = optax_rprop.RpropDiagnostics(
+    smallest_step_size=0.125,
+    median_step_size=0.5,
+    largest_step_size=1.0,
+    fraction_at_min=0.2,
+    fraction_at_max=0.2,
+    fraction_forgotten=0.6,
+)
+SUMMARY_OF_A = optax_rprop.RpropDiagnostics(1.0, 1.0, 1.0, 0.0, 1.0, 0.0)
+SUMMARY_OF_B = optax_rprop.RpropDiagnostics(0.125, 0.375, 0.5, 0.25, 0.0, 0.75)
+
+
+def on_tree(numbers, dtype=jnp.float32):
+    """Numbers as arrays, with a leaf of size 0."""
+    return {
+        "a": jnp.asarray(numbers["a"], dtype),
+        "b": jnp.asarray(numbers["b"], dtype),
+        "empty": jnp.zeros((0, 3), dtype),
+    }
+
+
+def run(optimizer, params=PARAMS):
+    """The optimizer's state after three steps."""
+    state = optimizer.init(params)
+    for grads in GRADS:
+        _, state = optimizer.update(on_tree(grads), state, params)
+    return state
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(np.array(actual), np.array(expected), rtol=1e-6)
+
+
+WRAPPERS = {
+    "alone": lambda factory, **options: factory(**options),
+    "chain": lambda factory, **options: optax.chain(
+        optax.clip(10.0), optax.chain(optax.identity(), factory(**options))
+    ),
+    "inject_hyperparams": lambda factory, **options: optax.inject_hyperparams(factory)(
+        **options
+    ),
+    "MultiSteps": lambda factory, **options: optax.MultiSteps(factory(**options), 1),
+    "masked": lambda factory, **options: optax.masked(
+        factory(**options), dict.fromkeys(PARAMS, True)
+    ),
+    "apply_if_finite": lambda factory, **options: optax.apply_if_finite(
+        factory(**options), 3
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("name", ["rprop", "scale_by_rprop"])
+@each_layout
+def test_finds_the_state(name, wrapper, state_layout):
+    """In any optimizer, in any layout: the plain state and its summary."""
+    factory = getattr(optax_rprop, name)
+    # `optax.MultiSteps` itself divides a float by an integer.
+    with jax.numpy_dtype_promotion("standard"):
+        state = run(WRAPPERS[wrapper](factory, **SETTINGS, state_layout=state_layout))
+    plain = optax_rprop.get_rprop_state(state)
+    assert type(plain) is optax_rprop.RpropState
+    assert_identical(plain.step_sizes, on_tree(STEP_SIZES))
+    assert_identical(plain.prev_grad_signs, on_tree(SIGNS))
+    assert {leaf.dtype for leaf in jax.tree.leaves(plain.prev_grad_signs)} == {
+        np.dtype(np.int8)
+    }
+    assert plain.prev_value is None
+    assert_close(optax_rprop.diagnostics(state, **BOUNDS), SUMMARY)
+    by_leaf = optax_rprop.diagnostics_by_leaf(state, **BOUNDS)
+    assert list(by_leaf) == ["['a']", "['b']"]
+    assert_close(by_leaf["['a']"], SUMMARY_OF_A)
+    assert_close(by_leaf["['b']"], SUMMARY_OF_B)
+
+
+@each_layout
+def test_keeps_the_last_loss(state_layout):
+    """The plain state of irprop+ has the loss too."""
+    optimizer = optax_rprop.rprop(variant="irprop+", state_layout=state_layout)
+    _, state = optimizer.update(PARAMS, optimizer.init(PARAMS), value=2.5)
+    assert optax_rprop.get_rprop_state(state).prev_value == 2.5
+
+
+@each_layout
+def test_plain_state_is_read_as_it_is(state_layout):
+    """What was found is a state of Rprop itself."""
+    state = run(optax_rprop.rprop(**SETTINGS, state_layout=state_layout))
+    plain = optax_rprop.get_rprop_state(state)
+    assert_identical(optax_rprop.get_rprop_state(plain), plain)
+
+
+@each_layout
+def test_restored_state(state_layout):
+    """A state whose leaves are NumPy's, as serializers return them."""
+    state = run(optax_rprop.rprop(**SETTINGS, state_layout=state_layout))
+    restored = jax.tree.map(np.asarray, state)
+    assert_identical(
+        optax_rprop.get_rprop_state(restored), optax_rprop.get_rprop_state(state)
+    )
+    assert_close(optax_rprop.diagnostics(restored, **BOUNDS), SUMMARY)
+
+
+@each_layout
+def test_inside_jit(state_layout):
+    """Compiled, with bounds that are traced: the same numbers."""
+    state = run(optax_rprop.rprop(**SETTINGS, state_layout=state_layout))
+
+    @jax.jit
+    def summarize(state, min_step_size, max_step_size):
+        bounds = {"min_step_size": min_step_size, "max_step_size": max_step_size}
+        return (
+            optax_rprop.get_rprop_state(state),
+            optax_rprop.diagnostics(state, **bounds),
+            optax_rprop.diagnostics_by_leaf(state, **bounds),
+        )
+
+    plain, summary, by_leaf = summarize(state, *BOUNDS.values())
+    assert_identical(plain, optax_rprop.get_rprop_state(state))
+    assert_close(summary, SUMMARY)
+    assert_close(by_leaf["['b']"], SUMMARY_OF_B)
+
+
+@each_layout
+def test_bounds_default_to_those_of_the_optimizer(state_layout):
+    """Without bounds given, the summary looks for 1e-6 and 50, as stored."""
+    optimizer = optax_rprop.rprop(1e-6, state_layout=state_layout)
+    state = optimizer.init(jnp.zeros(3))
+    assert optax_rprop.diagnostics(state).fraction_at_min == 1
+    optimizer = optax_rprop.rprop(50.0, state_layout=state_layout)
+    state = optimizer.init({"w": jnp.zeros(3)})
+    assert optax_rprop.diagnostics(state).fraction_at_max == 1
+    summary = optax_rprop.diagnostics_by_leaf(state)["['w']"]
+    assert (summary.fraction_at_min, summary.fraction_at_max) == (0, 1)
+
+
+@each_layout
+def test_dtypes_mix(x64, state_layout):
+    """float16, float32 and float64 leaves, each compared with bounds as it holds."""
+    params = {name: jnp.zeros(2, name) for name in ("float16", "float32", "float64")}
+    state = optax_rprop.rprop(0.1, min_step_size=0.1, state_layout=state_layout).init(
+        params
+    )
+    summary = optax_rprop.diagnostics(state, min_step_size=0.1)
+    assert summary.fraction_at_min == 1
+    assert {field.dtype for field in summary} == {np.dtype(np.float64)}
+    assert {field.shape for field in summary} == {()}
+
+
+@each_layout
+def test_bare_array_and_none(state_layout):
+    """A parameter that is no tree has an empty path; None has none."""
+    optimizer = optax_rprop.rprop(state_layout=state_layout)
+    assert list(optax_rprop.diagnostics_by_leaf(optimizer.init(jnp.zeros(2)))) == [""]
+    state = optimizer.init([None, jnp.zeros(2)])
+    assert list(optax_rprop.diagnostics_by_leaf(state)) == ["[1]"]
+
+
+@each_layout
+def test_trips_no_debugging_flag(state_layout):
+    """It makes neither NaN nor infinity on the way."""
+    state = run(optax_rprop.rprop(**SETTINGS, state_layout=state_layout))
+    with jax.debug_nans(True), jax.debug_infs(True):
+        assert_close(optax_rprop.diagnostics(state, **BOUNDS), SUMMARY)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    "axis_type",
+    [
+        "Auto",
+        # The package does not yet reshard before it concatenates.
+        pytest.param("Explicit", marks=pytest.mark.xfail(strict=True)),
+    ],
+)
+@each_layout
+def test_leaves_sharded_each_its_own_way(axis_type, jit, state_layout):
+    """A summary over leaves whose shardings differ."""
+    if not hasattr(jax, "set_mesh"):
+        pytest.skip("Explicit axes of this version of JAX are not complete")
+    mesh = jax.make_mesh(
+        (4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType[axis_type],) * 2
+    )
+    specs = {"w": ("x", "y"), "v": (None, "x"), "b": ("y",)}
+    params = {
+        name: jax.device_put(
+            jnp.zeros((8,) * len(spec)),
+            jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)),
+        )
+        for name, spec in specs.items()
+    }
+    with jax.set_mesh(mesh):
+        state = optax_rprop.rprop(0.25, state_layout=state_layout).init(params)
+        summarize = lambda state: (  # noqa: E731
+            optax_rprop.diagnostics(state),
+            optax_rprop.diagnostics_by_leaf(state)["['v']"],
+        )
+        for summary in (jax.jit(summarize) if jit else summarize)(state):
+            assert_close(summary, (0.25, 0.25, 0.25, 0.0, 0.0, 1.0))
+
+
+def reads(state):
+    """All that read a state."""
+    yield lambda: optax_rprop.get_rprop_state(state)
+    yield lambda: optax_rprop.diagnostics(state)
+    yield lambda: optax_rprop.diagnostics_by_leaf(state)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [(), None, {}, optax.sgd(0.1).init(PARAMS), (optax.EmptyState(), jnp.zeros(2))],
+    ids=["empty", "None", "dict", "sgd", "arrays"],
+)
+def test_no_state_of_rprop(state):
+    """The message says so, and what was found instead."""
+    for read in reads(state):
+        with pytest.raises(ValueError, match="hold a state of Rprop, got none in Py"):
+            read()
+
+
+@each_layout
+def test_several_states_of_rprop(state_layout):
+    """The message tells where they are."""
+    state = optax_rprop.rprop(state_layout=state_layout).init(PARAMS)
+    other = optax_rprop.scale_by_rprop().init(PARAMS)
+    for read in reads({"a": state, "b": [other]}):
+        with pytest.raises(
+            ValueError,
+            match=r"one state of Rprop, got 2: opt_state\['a'\]\[0\],"
+            r" opt_state\['b'\]\[0\]\. Pass one",
+        ):
+            read()
+
+
+@each_layout
+@pytest.mark.parametrize(
+    "params", [{}, None, {"w": jnp.zeros((0, 2))}], ids=["dict", "None", "zero size"]
+)
+def test_no_coordinate(params, state_layout):
+    """There is nothing to summarize; leaf by leaf, that is an empty answer."""
+    state = optax_rprop.rprop(state_layout=state_layout).init(params)
+    with pytest.raises(ValueError, match="at least one step size, got none"):
+        optax_rprop.diagnostics(state)
+    assert optax_rprop.diagnostics_by_leaf(state) == {}
+    plain = optax_rprop.get_rprop_state(state)
+    assert jax.tree.structure(plain.step_sizes) == jax.tree.structure(params)
+
+
+@each_layout
+def test_inside_nnx(state_layout):
+    """The state of an `nnx.Optimizer`, in and out of `nnx.jit`."""
+    pytest.importorskip("flax", minversion="0.12")
+    from flax import nnx
+
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(
+        model,
+        optax_rprop.rprop(0.25, variant="irprop+", state_layout=state_layout),
+        wrt=nnx.Param,
+    )
+
+    @nnx.jit
+    def step(model, optimizer):
+        loss, grads = nnx.value_and_grad(lambda model: jnp.sum(model(jnp.ones(3))))(
+            model
+        )
+        optimizer.update(model, grads, value=loss)
+        return optax_rprop.diagnostics(optimizer.opt_state)
+
+    step(model, optimizer)
+    summary = step(model, optimizer)
+    assert_close(summary, (0.3, 0.3, 0.3, 0.0, 0.0, 0.0))
+    assert_close(optax_rprop.diagnostics(optimizer.opt_state), summary)
+    plain = optax_rprop.get_rprop_state(optimizer.opt_state)
+    step_sizes = jax.tree.leaves(plain.step_sizes)
+    assert sorted(leaf.shape for leaf in step_sizes) == [(2,), (3, 2)]
+    assert all(np.all(leaf == 1) for leaf in jax.tree.leaves(plain.prev_grad_signs))
+    by_leaf = optax_rprop.diagnostics_by_leaf(optimizer.opt_state)
+    assert [path[:8] for path in by_leaf] == ["['bias']", "['kernel"]
