@@ -347,7 +347,7 @@ def law_of_signs(right, threshold, steps):
 def documented_table():
     """The rows of the docstring's table: threshold, growth, and the two waits."""
     rows = re.findall(
-        r"^\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)$",
+        r"^ *([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$",
         resolve_signs.__doc__,
         re.MULTILINE,
     )
