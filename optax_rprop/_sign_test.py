@@ -166,6 +166,8 @@ def resolve_signs(
         down = jnp.where(largest < low, low**2, jnp.where(largest > high, high**2, 1.0))
         up, down = up.astype(sums.dtype), down.astype(sums.dtype)
         squares = (norms * up) ** 2 + (known * up) ** 2
+        # All that was seen has decayed to 0, and a rest of the sum is no evidence.
+        sums = jnp.where(squares == 0, zeros, sums)
         # Four equal gradients reach a threshold of 2 exactly: rounding shall not
         # decide.
         slack = 1 - 16 * jnp.finfo(sums.dtype).eps

@@ -183,6 +183,16 @@ def test_low_precision_loses_no_evidence(dtype):
     assert states.grad_sums.dtype == "float32"
 
 
+@pytest.mark.parametrize("decay", [0.98, 0.7])
+def test_what_fades_away_is_never_resolved(decay):
+    """Zeros resolve nothing, however long they last, as sum and norm underflow."""
+    grads = np.zeros((6000, 40), np.float32)
+    grads[:3] = np.random.default_rng(6).uniform(0.5, 1.5, (3, 40))
+    updates, states = jax.jit(functools.partial(play, resolve_signs(2.0, decay)))(grads)
+    assert not np.any(updates)
+    assert not any(np.any(leaf[-1]) for leaf in jax.tree.leaves(states))
+
+
 TREES = {
     "empty": {},
     "None": None,
