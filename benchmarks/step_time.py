@@ -102,15 +102,16 @@ def jax_peer(optimizer: optax.GradientTransformation, grads: list[jax.Array]) ->
     size = sum(grad.size for grad in grads)
     compiled = jitted.lower(params, state, grads, value).compile()
     text: Any = compiled.as_text()
-    analysis: Any = compiled.cost_analysis()
     memory: Any = compiled.memory_analysis()
     facts = {
-        "bytes_accessed": analysis["bytes accessed"] / size,
         "temporary_bytes": memory.temp_size_in_bytes / size,
         "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / size,
         "fusions": text.count(" fusion("),
         "copies": text.count(" copy("),
     }
+    analysis: Any = compiled.cost_analysis()
+    if analysis:  # Not every backend has one.
+        facts["bytes_accessed"] = analysis["bytes accessed"] / size
     carry = [params, state]
     del params, state  # Donated: `carry` alone keeps them alive.
 
