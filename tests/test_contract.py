@@ -328,11 +328,11 @@ def test_debugging_flags_find_nothing(options, settings):
 
 
 @each_configuration
-def test_leaks_no_tracer(options):
-    """Nothing made while tracing outlives it."""
+def test_leaks_no_tracer_and_promotes_no_rank(options):
+    """Nothing made while tracing outlives it, nor is a rank promoted silently."""
     optimizer = build(options)
     params, grads, values = two_leaves()
-    with jax.checking_leaks():
+    with jax.checking_leaks(), jax.numpy_rank_promotion("raise"):
         run = jax.jit(functools.partial(feed, optimizer))
         jax.eval_shape(run, params, grads, values)
         # The same optimizer again, in another trace.
@@ -349,6 +349,19 @@ def test_injected_hyperparameters_change_nothing(options):
     optimizer = optax.inject_hyperparams(optax_rprop.rprop)(0.5, **options)
     run = jax.jit(functools.partial(feed, optimizer))
     assert_identical(run(*two_leaves()), plain_run(**options))
+
+
+@pytest.mark.parametrize("state_layout", LAYOUTS)
+def test_injected_into_low_precision(state_layout):
+    """Optax rounds them to the parameters' dtype, unless it is told another."""
+    inject = optax.inject_hyperparams(optax_rprop.rprop, hyperparam_dtype=jnp.float32)
+    params, grads, values = two_leaves()
+    params, grads = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), (params, grads))
+    runs = [
+        jax.jit(functools.partial(feed, factory(0.3, state_layout=state_layout)))
+        for factory in (inject, optax_rprop.rprop)
+    ]
+    assert_identical(*(run(params, grads, values) for run in runs))
 
 
 @each_configuration
@@ -621,7 +634,7 @@ def test_extra_arguments(options):
     """`params` by position, by name or not at all; unknown extras are ignored."""
     optimizer = build(options)
     assert isinstance(optimizer, optax.GradientTransformationExtraArgs)
-    params = jnp.array([0.5, -1.0])
+    params = {"w": jnp.array([0.5, -1.0])}
     state = optimizer.init(params)
     expected = optimizer.update(params, state, params, value=1.0)
     for arguments, extras in (

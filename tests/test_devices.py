@@ -1,5 +1,6 @@
 """The same code, and the same numbers, on one device, on many, and elsewhere."""
 
+import contextlib
 import functools
 import re
 import socket
@@ -292,29 +293,31 @@ def test_two_processes_reach_the_result_of_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     names = ["/".join(options.values()) for options in CONFIGURATIONS]
-    outputs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     script = Path(two_processes.__file__)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, coordinator, str(process_id), "2", output],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process_id, output in enumerate(outputs)
-    ]
+    outputs = [tmp_path / f"{process_id}.npz" for process_id in range(2)]
+    logs = [output.with_suffix(".log") for output in outputs]
+    processes = []
     try:
-        for process in processes:
-            process.stdin.write(" ".join(names))
-            process.stdin.close()
-            process.stdin = None
-        logs = [process.communicate(timeout=200)[0] for process in processes]
+        for process_id, (output, log) in enumerate(zip(outputs, logs, strict=True)):
+            command = [sys.executable, script, coordinator, str(process_id), "2"]
+            with log.open("w") as stream:
+                processes.append(
+                    subprocess.Popen(
+                        [*command, output, *names],
+                        stdout=stream,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        # If one fails, the other waits for it: the log says who and why.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in processes:
+                process.wait(timeout=150)
     finally:
         for process in processes:
             process.kill()
-    for process, log in zip(processes, logs, strict=True):
-        assert process.returncode == 0, log
+    assert [process.wait() for process in processes] == [0, 0], "".join(
+        log.read_text() for log in logs
+    )
 
     for output in outputs:
         results = np.load(output)

@@ -1,7 +1,8 @@
 """One of several processes that fit `workloads.regression` together, on CPU.
 
 Run by `test_devices.py`, once per process:
-``python two_processes.py COORDINATOR PROCESS_ID PROCESSES OUTPUT``.
+``python two_processes.py COORDINATOR PROCESS_ID PROCESSES OUTPUT
+CONFIGURATION ...``, each of these as in ``irprop-/packed``.
 """
 
 import functools
@@ -20,8 +21,8 @@ STEPS = 12
 LOCAL_DEVICES = 2
 
 
-def run(optimizer, params, inputs, targets):
-    """Fit the regression over a mesh of all devices of all processes."""
+def run(optimizer, use_eager_init, params, inputs, targets):
+    """Fit the regression on a mesh of all devices of all processes."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     shared = NamedSharding(mesh, PartitionSpec())
@@ -38,11 +39,13 @@ def run(optimizer, params, inputs, targets):
         "bias": place(params["bias"], shared),
     }
     shardings = state_shardings(optimizer, params, shared)
-    state = jax.jit(optimizer.init, out_shardings=shardings)(params)
-    eager = optax_rprop.get_rprop_state(optimizer.init(params))
-    for made in (optax_rprop.get_rprop_state(state), eager):
-        assert made.step_sizes["weights"].sharding.is_equivalent_to(split, 2)
-        assert not made.step_sizes["weights"].is_fully_addressable
+    compiled = jax.jit(optimizer.init, out_shardings=shardings)(params)
+    eager = optimizer.init(params)
+    for state in (compiled, eager):
+        step_sizes = optax_rprop.get_rprop_state(state).step_sizes["weights"]
+        assert step_sizes.sharding.is_equivalent_to(split, 2)
+        assert not step_sizes.is_fully_addressable
+    state = eager if use_eager_init else compiled
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, inputs, targets):
@@ -57,19 +60,19 @@ def run(optimizer, params, inputs, targets):
 
 
 def main():
-    coordinator, process_id, processes, output = sys.argv[1:]
+    coordinator, process_id, processes, output, *configurations = sys.argv[1:]
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", LOCAL_DEVICES)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.distributed.initialize(coordinator, int(processes), int(process_id))
     assert jax.device_count() == LOCAL_DEVICES * int(processes)
     results = {}
-    for configuration in sys.stdin.read().split():
+    for configuration in configurations:
         variant, state_layout = configuration.split("/")
         optimizer = optax_rprop.rprop(
             **EXACT_SETTINGS, variant=variant, state_layout=state_layout
         )
-        leaves = jax.tree.leaves(run(optimizer, *regression()))
+        leaves = jax.tree.leaves(run(optimizer, state_layout == "split", *regression()))
         results |= {f"{configuration}/{i}": leaf for i, leaf in enumerate(leaves)}
     np.savez(output, **results)
     jax.distributed.shutdown()
