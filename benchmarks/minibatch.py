@@ -798,10 +798,12 @@ def load_problems(data_dir: Path | None, *, quick: bool) -> list[Problem]:
             " the public repository jeffheaton/proben1."
         )
         return problems
-    return problems + [
+    given = [
         minibatch_problems.proben1(data_dir / f"{name}.dt")
         for name in minibatch_problems.PROBEN1
     ]
+    # The networks that cost most come last.
+    return [*problems[:-2], *given, *problems[-2:]]
 
 
 def batch_sizes(problem: Problem, data: Split) -> list[Any]:
