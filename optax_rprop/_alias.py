@@ -86,8 +86,8 @@ def rprop(
       state_layout: How the state is stored. ``"split"``: step sizes and signs in
         trees of their own, 5 bytes per float32 parameter. ``"packed"``: in one
         float per parameter, 4 bytes, with the same trajectories bit for bit;
-        `learning_rate` and bounds must then lie within 2**-42 and 2**42, which
-        is checked unless they are JAX arrays.
+        `learning_rate` and bounds must then lie within 2**-42 and 2**42; numbers
+        outside are refused, and JAX arrays, traced ones too, clipped to it.
 
     Returns:
       The optimizer: `scale_by_rprop` followed by ``optax.scale(-1.0)``. The

@@ -90,6 +90,21 @@ def get_rprop_state(opt_state: Any) -> RpropState:
     )
 
 
+def _replicate(leaf: jax.Array) -> jax.Array:
+    """The whole leaf on every device, if it is sharded over Explicit mesh axes.
+
+    There, arrays of different shardings cannot be concatenated.
+    """
+    # Versions of JAX that cannot reshard have no complete Explicit mode either.
+    if not hasattr(jax.sharding, "reshard"):
+        return leaf
+    mesh = jax.typeof(leaf).sharding.mesh
+    if not mesh.explicit_axes:
+        return leaf
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.sharding.reshard(leaf, everywhere)
+
+
 def _summarize(
     step_sizes: list[jax.Array],
     signs: list[jax.Array],
@@ -99,7 +114,8 @@ def _summarize(
     dtype = jnp.result_type(float)
 
     def gather(leaves: list[jax.Array]) -> jax.Array:
-        return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in leaves])
+        whole = map(_replicate, leaves)
+        return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in whole])
 
     # A bound is compared as it is stored: 1e-6 in float32 is not 1e-6 in float64.
     at_min = [leaf <= jnp.asarray(min_step_size, leaf.dtype) for leaf in step_sizes]

@@ -13,6 +13,7 @@ from optax_rprop._validation import (
     check_params,
     check_updates,
     check_value,
+    within_packed_range,
 )
 
 
@@ -66,6 +67,10 @@ def scale_by_rprop(
         skip_zero_grads=skip_zero_grads,
         state_layout=state_layout,
     )
+    if state_layout == "packed":
+        learning_rate, min_step_size, max_step_size = map(
+            within_packed_range, (learning_rate, min_step_size, max_step_size)
+        )
     forgets, undoes = VARIANTS[variant]
     layout = LAYOUTS[state_layout]
 

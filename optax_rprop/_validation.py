@@ -136,6 +136,18 @@ def check_hyperparams(
             )
 
 
+def within_packed_range(number: Any) -> Any:
+    """A step size or bound that the packed layout can hold.
+
+    Numbers have been checked. Arrays have not: outside of the range, what is stored
+    would be read back as something else, such as a tiny step size as a huge one.
+    """
+    if not isinstance(number, jax.Array):
+        return number
+    number = number.astype(jnp.result_type(float))
+    return jnp.clip(number, PACKED_SMALLEST, PACKED_LARGEST / 2)
+
+
 def _named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
     """The leaves of a pytree, each with the expression that names it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

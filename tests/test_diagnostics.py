@@ -188,14 +188,7 @@ def test_trips_no_debugging_flag(state_layout):
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize(
-    "axis_type",
-    [
-        "Auto",
-        # The package does not yet reshard before it concatenates.
-        pytest.param("Explicit", marks=pytest.mark.xfail(strict=True)),
-    ],
-)
+@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
 @each_layout
 def test_leaves_sharded_each_its_own_way(axis_type, jit, state_layout):
     """A summary over leaves whose shardings differ."""
