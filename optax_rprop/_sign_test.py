@@ -130,8 +130,12 @@ def resolve_signs(
         raise ValueError(f"threshold must be positive, got {threshold}.")
     if kept is not None and not 0 < kept <= 1:
         raise ValueError(f"decay must lie in (0, 1], got {decay}.")
-    known = bound is not None and kept is not None
-    if known and bound > 1 and (1 - kept) * bound**2 >= 1 + kept:
+    if (
+        bound is not None
+        and kept is not None
+        and bound > 1
+        and (1 - kept) * bound**2 >= 1 + kept
+    ):
         raise ValueError(
             "threshold must be less than sqrt((1 + decay) / (1 - decay)), or not even"
             f" equal gradients resolve, got threshold={threshold} with decay={decay}."
@@ -187,7 +191,7 @@ def resolve_signs(
 
     def update_fn(
         updates: optax.Updates,
-        state: ResolveSignsState,
+        state: Any,
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ResolveSignsState]:
