@@ -36,7 +36,7 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 import optax_rprop
-from optax_rprop._sign_test import resolve_signs
+from optax_rprop.experimental import resolve_signs
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

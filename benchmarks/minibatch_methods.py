@@ -15,7 +15,7 @@ import optax
 from jax.scipy.stats import norm
 
 import optax_rprop
-from optax_rprop._sign_test import minibatch_rprop, resolve_signs
+from optax_rprop.experimental import minibatch_rprop, resolve_signs
 
 Setting = Mapping[str, float]
 

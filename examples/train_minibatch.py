@@ -21,7 +21,7 @@ from tqdm import tqdm
 from train_mlp import MLP, Split, load_splits, loss_and_accuracy
 
 import optax_rprop
-from optax_rprop._sign_test import minibatch_rprop
+from optax_rprop.experimental import minibatch_rprop
 
 OPTIMIZERS = {"mini-batch Rprop": minibatch_rprop, "plain Rprop": optax_rprop.rprop}
 

@@ -13,7 +13,7 @@ import pytest
 from scipy.special import hyp1f1
 
 import optax_rprop
-from optax_rprop._sign_test import ResolveSignsState, minibatch_rprop, resolve_signs
+from optax_rprop.experimental import ResolveSignsState, minibatch_rprop, resolve_signs
 
 STEPS, SIZE = 400, 30
 FLOATS = ("float16", "bfloat16", "float32", "float64")
