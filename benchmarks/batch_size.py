@@ -11,7 +11,10 @@ on the digits, at several stages of training; (2) trains at batch sizes from 8 t
 rows; (3) tries the simple remedies: accumulation, gentler factors, a cap.
 """
 
+import concurrent.futures
+import itertools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +26,7 @@ import numpy as np
 import optax
 import tqdm
 from common import markdown_table, parser, write_results
-from contenders import CONTENDERS, PICTURE_STYLE, VARIANTS, Contender
+from contenders import CONTENDERS, PICTURE_STYLE, VARIANTS
 from jax.flatten_util import ravel_pytree
 from problems import Problem, digits
 
@@ -372,58 +375,81 @@ def mean_rows(trained: Trained, settings: Sequence[Any]) -> list[Row]:
     ]
 
 
+def in_parallel(
+    function: Callable[[Any], Any], jobs: Sequence[Any], progress: tqdm.tqdm
+) -> dict[Any, Any]:
+    """The results by job; nothing is timed here, so that all cores may work."""
+
+    def run(job: Any) -> Any:
+        result = function(job)
+        progress.update()
+        return result
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(jobs, pool.map(run, jobs), strict=True))
+
+
 def train_by_batch(
     problem: Problem, scale: Scale, progress: tqdm.tqdm
 ) -> dict[str, dict[int, Row]]:
     """The four variants and Adam, each with the rate of the best validation loss."""
-    found: dict[str, dict[int, Row]] = {}
     gradients = row_gradients(problem)
     runs = starts(problem, scale.seeds, scale.epochs)
-    for contender in (*VARIANTS, ADAM):
-        found[contender.name] = {}
-        for batch in scale.batches:
-            train = trainer(problem, contender.factory, batch=batch)
-            trained = train(jnp.asarray(scale.rates), *runs)
-            rows = mean_rows(trained, scale.rates)
-            best = min(range(len(rows)), key=lambda i: rows[i].validation_loss)
-            params = jax.tree.map(lambda leaf, best=best: leaf[best, 0], trained.params)
-            predicted = predict_signs(gradients(params), batch)
-            found[contender.name][batch] = rows[best]._replace(
-                predicted_agree=predicted.agree
-            )
-            progress.update()
-    return found
+    entrants = {contender.name: contender for contender in (*VARIANTS, ADAM)}
+
+    def best_row(job: tuple[str, int]) -> Row:
+        name, batch = job
+        train = trainer(problem, entrants[name].factory, batch=batch)
+        trained = train(jnp.asarray(scale.rates), *runs)
+        rows = mean_rows(trained, scale.rates)
+        best = min(range(len(rows)), key=lambda i: rows[i].validation_loss)
+        params = jax.tree.map(lambda leaf: leaf[best, 0], trained.params)
+        predicted = predict_signs(gradients(params), batch)
+        return rows[best]._replace(predicted_agree=predicted.agree)
+
+    jobs = list(itertools.product(entrants, scale.batches))
+    found = in_parallel(best_row, jobs, progress)
+    return {
+        name: {batch: found[name, batch] for batch in scale.batches}
+        for name in entrants
+    }
 
 
-def try_remedies(
+def try_factors_and_caps(
     problem: Problem, scale: Scale, progress: tqdm.tqdm
-) -> tuple[dict[str, dict[Any, Row]], dict[str, dict[int, Row]]]:
-    """Factors and caps, by (factors, cap), and accumulation, by its length."""
+) -> dict[str, list[Row]]:
+    """For each variant, a row for each (eta_minus, eta_plus, cap)."""
     runs = starts(problem, scale.seeds, scale.epochs)
-    batch = scale.remedy_batch
     grid = [(*factors, cap) for factors in scale.factors for cap in scale.caps]
-    gentle: dict[str, dict[Any, Row]] = {}
-    accumulated: dict[str, dict[int, Row]] = {}
-    for variant in VARIANTS:
 
-        def from_setting(setting: jax.Array, variant: Contender = variant) -> Any:
+    def rows(name: Any) -> list[Row]:
+        def factory(setting: jax.Array) -> optax.GradientTransformation:
             shrink, grow, cap = setting
-            name: Any = variant.name
             step_size = jnp.minimum(0.01, cap)
             return optax_rprop.rprop(step_size, shrink, grow, 1e-6, cap, variant=name)
 
-        train = trainer(problem, from_setting, batch=batch)
-        trained = train(jnp.asarray(grid), *runs)
-        rows = mean_rows(trained, grid)
-        gentle[variant.name] = dict(zip(grid, rows, strict=True))
-        progress.update()
-        accumulated[variant.name] = {}
-        for length in scale.accumulate:
-            train = trainer(problem, variant.factory, batch=batch, accumulate=length)
-            trained = train(jnp.full(1, 0.01), *runs)
-            (accumulated[variant.name][length],) = mean_rows(trained, [length])
-            progress.update()
-    return gentle, accumulated
+        train = trainer(problem, factory, batch=scale.remedy_batch)
+        return mean_rows(train(jnp.asarray(grid), *runs), grid)
+
+    return in_parallel(rows, [variant.name for variant in VARIANTS], progress)
+
+
+def try_accumulation(
+    problem: Problem, scale: Scale, progress: tqdm.tqdm
+) -> dict[tuple[str, int], Row]:
+    """By variant and the number of gradients that are averaged for a step."""
+    runs = starts(problem, scale.seeds, scale.epochs)
+    factories = {variant.name: variant.factory for variant in VARIANTS}
+
+    def row(job: tuple[str, int]) -> Row:
+        name, length = job
+        batch = scale.remedy_batch
+        train = trainer(problem, factories[name], batch=batch, accumulate=length)
+        (only,) = mean_rows(train(jnp.full(1, 0.01), *runs), [length])
+        return only
+
+    jobs = list(itertools.product(factories, scale.accumulate))
+    return in_parallel(row, jobs, progress)
 
 
 # --- The report --------------------------------------------------------------
@@ -469,16 +495,17 @@ def training_table(
     return markdown_table(["batch", *found], rows)
 
 
-def remedy_table(rows: Mapping[Any, Row], scale: Scale, variant: str) -> str:
+def remedy_table(rows: Sequence[Row], scale: Scale, variant: str) -> str:
     """Test error and training loss; factors down, caps across."""
-    lines = []
-    for shrink, grow in scale.factors:
-        cells = [
-            f"{rows[shrink, grow, cap].error:.1f} ({rows[shrink, grow, cap].loss:.2g})"
-            for cap in scale.caps
+    cells = iter(f"{row.error:.1f} ({row.loss:.2g})" for row in rows)
+    lines = [
+        [
+            f"{shrink:.3g}, {grow:.3g}",
+            f"{threshold(shrink, grow, variant):.3f}",
+            *itertools.islice(cells, len(scale.caps)),
         ]
-        bound = threshold(shrink, grow, variant)
-        lines.append([f"{shrink:.3g}, {grow:.3g}", f"{bound:.3f}", *cells])
+        for shrink, grow in scale.factors
+    ]
     header = ["factors", "threshold", *(f"cap {cap:g}" for cap in scale.caps)]
     return markdown_table(header, lines)
 
@@ -556,7 +583,8 @@ def main() -> None:
     with tqdm.tqdm(total=steps, desc="batch size") as progress:
         signs = watch_signs(problem, scale, progress)
         trained = train_by_batch(problem, scale, progress)
-        gentle, accumulated = try_remedies(problem, scale, progress)
+        gentle = try_factors_and_caps(problem, scale, progress)
+        accumulated = try_accumulation(problem, scale, progress)
 
     thresholds = {
         name: threshold(ETA_MINUS, ETA_PLUS, name) for name in ("rprop-", "irprop-")
@@ -604,13 +632,14 @@ def main() -> None:
         f"Batches of {scale.remedy_batch}, averaged over as many as the first column"
         " says; initial step size 0.01. Test error in percent (training loss):",
         markdown_table(
-            ["accumulated", *accumulated],
+            ["accumulated", *gentle],
             [
                 [
                     length,
                     *(
-                        f"{rows[length].error:.1f} ({rows[length].loss:.2g})"
-                        for rows in accumulated.values()
+                        f"{accumulated[name, length].error:.1f}"
+                        f" ({accumulated[name, length].loss:.2g})"
+                        for name in gentle
                     ),
                 ]
                 for length in scale.accumulate
@@ -634,12 +663,11 @@ def main() -> None:
             for name, rows in trained.items()
         },
         "remedies": {
-            name: [row._asdict() for row in rows.values()]
-            for name, rows in gentle.items()
+            name: [row._asdict() for row in rows] for name, rows in gentle.items()
         },
         "accumulation": {
-            name: {length: row._asdict() for length, row in rows.items()}
-            for name, rows in accumulated.items()
+            f"{name}, {length}": row._asdict()
+            for (name, length), row in accumulated.items()
         },
     }
     write_results(arguments.output_dir, "batch_size", results, "\n\n".join(report))

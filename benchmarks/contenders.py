@@ -5,7 +5,9 @@ all else stands at the defaults of its library (SGD has momentum 0.9, which has 
 default, and Lion no weight decay, as the others have none).
 """
 
+import concurrent.futures
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -236,3 +238,17 @@ class Runner:
         steps = int(trace.steps)
         cut = {name: getattr(trace, name)[:steps] for name in Trace._fields[:-1]}
         return Run(Trace(**cut, steps=steps), seconds)
+
+
+def compile_all(
+    problem: Problem, budget: int, *, watch: bool = False
+) -> dict[str, Runner]:
+    """Every contender on a problem, by name; compiled side by side."""
+    problem.start(0)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        runners = pool.map(
+            lambda contender: Runner(problem, contender, budget, watch=watch),
+            CONTENDERS,
+        )
+        names = [contender.name for contender in CONTENDERS]
+        return dict(zip(names, runners, strict=True))

@@ -7,6 +7,7 @@ many seconds that took.
 """
 
 import argparse
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ import matplotlib
 import numpy as np
 import tqdm
 from common import markdown_table, parser, write_results
-from contenders import CONTENDERS, PICTURE_STYLE, RATES, Runner
+from contenders import CONTENDERS, PICTURE_STYLE, RATES, Runner, compile_all
 from problems import Problem, digits, find_proben1, proben1, quadratic
 from timing import optional_torch
 
@@ -93,14 +94,14 @@ def torch_measure(torch: Any, task: Task) -> Measure:
 
 def measures(task: Task, torch: Any) -> dict[str, Measure]:
     """Every contender on a problem, compiled."""
-    ready: dict[str, Measure] = {}
-    for contender in CONTENDERS:
-        runner = Runner(task.problem, contender, task.budget)
 
-        def measure(rate: float, seed: int, runner: Runner = runner) -> Any:
-            return runner(rate, seed, task.target).until(task.target)
+    def measure(runner: Runner, rate: float, seed: int) -> tuple[float, float]:
+        return runner(rate, seed, task.target).until(task.target)
 
-        ready[contender.name] = measure
+    ready: dict[str, Measure] = {
+        name: functools.partial(measure, runner)
+        for name, runner in compile_all(task.problem, task.budget).items()
+    }
     if torch is not None:
         ready[TORCH] = torch_measure(torch, task)
     return ready

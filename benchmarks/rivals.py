@@ -21,7 +21,14 @@ import numpy as np
 import problems as catalog
 import tqdm
 from common import markdown_table, parser, write_results
-from contenders import CONTENDERS, PICTURE_STYLE, RATES, Contender, Run, Runner
+from contenders import (
+    CONTENDERS,
+    PICTURE_STYLE,
+    RATES,
+    Contender,
+    Run,
+    compile_all,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -67,10 +74,7 @@ class Bout:
     def __init__(self, problem: catalog.Problem, budget: int):
         self.problem = problem
         self.budget = budget
-        self._runners = {
-            contender.name: Runner(problem, contender, budget, watch=True)
-            for contender in CONTENDERS
-        }
+        self._runners = compile_all(problem, budget, watch=True)
         self._runs: dict[tuple[str, float, int], Run] = {}
         self._start: dict[int, float] = {}
         self._lowest: dict[int, float] = {}
