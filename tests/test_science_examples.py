@@ -1,0 +1,357 @@
+"""The science examples: scripts run as their users run them, and their parts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("diffrax", reason="needs the extras of the examples")
+pytest.importorskip("sklearn", reason="needs the extras of the examples")
+import ensemble
+import example_io
+import gaussian_process
+import ode_fit
+from scipy.integrate import solve_ivp
+from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+
+SCRIPTS = {
+    "gaussian_process": gaussian_process,
+    "ensemble": ensemble,
+    "ode_fit": ode_fit,
+}
+SMALL = {
+    "gaussian_process": ["--rows", "80", "--evaluations", "60", "--adam-rates", "0.1"],
+    "ensemble": ["--networks", "8", "--one-by-one", "2", "--epochs", "40"],
+    "ode_fit": ["--evaluations", "400", "--adam-rates", "0.1"],
+}
+TABLES = {
+    "gaussian_process": ["optimizer", "prediction"],
+    "ensemble": ["median network", "one by one"],
+    "ode_fit": ["optimizer", "constant"],
+}
+TOO_LITTLE = {
+    "gaussian_process": (
+        ["--rows", "20", "--evaluations", "4", "--adam-rates", "0.1"],
+        "It may need more --evaluations.",
+    ),
+    "ensemble": (
+        ["--networks", "2", "--one-by-one", "1", "--epochs", "1"],
+        "is below --min-accuracy 0.9.",
+    ),
+    "ode_fit": (
+        ["--evaluations", "20", "--adam-rates", "0.1"],
+        "standard errors",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Users run the examples without strict promotion, and diffrax relies on that."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def compilations(tmp_path_factory):
+    """A folder in which the processes share what they have compiled."""
+    return tmp_path_factory.mktemp("compilations")
+
+
+def run_script(name, options, output_dir, compilations):
+    """Run a script in a process of its own, with one CPU device as users have it."""
+    return subprocess.run(
+        [
+            sys.executable,
+            str(Path(SCRIPTS[name].__file__)),
+            *options,
+            "--output-dir",
+            str(output_dir),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(compilations),
+            "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_reports_and_draws(name, tmp_path, compilations):
+    """A small run passes its own check, prints its tables and saves its picture."""
+    done = run_script(name, SMALL[name], tmp_path / "new", compilations)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    for start in TABLES[name]:
+        assert any(line.startswith(start) for line in lines), done.stdout
+    picture = tmp_path / "new" / f"{name}.png"
+    assert f"Picture: {picture}" in lines
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_check_can_fail(name, tmp_path, compilations):
+    """A run that is too short ends with status 1 and says what is wrong."""
+    options, message = TOO_LITTLE[name]
+    done = run_script(name, options, tmp_path, compilations)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Check failed: " in done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "-1"], "--seed: must not be negative, got -1"),
+        (["--seed", "x"], "--seed: invalid int value: 'x'"),
+        (["--output-dir", __file__], "--output-dir: cannot make the folder"),
+        (["--learning-rate", "1"], "unrecognized arguments: --learning-rate"),
+    ],
+)
+def test_refuses_bad_options(name, options, message, capsys):
+    """A wrong option ends in a usage message that names it."""
+    with pytest.raises(SystemExit) as stopped:
+        SCRIPTS[name].main(options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("gaussian_process", ["--rows", "440"], "--rows: must lie between 20 and 422"),
+        ("gaussian_process", ["--evaluations", "0"], "must be at least 1, got 0"),
+        ("gaussian_process", ["--first-steps", "-1"], "must be positive and finite"),
+        ("gaussian_process", ["--adam-rates", "nan"], "must be positive and finite"),
+        ("ode_fit", ["--adam-rates", "inf"], "must be positive and finite, got inf"),
+        ("ode_fit", ["--adam-rates"], "expected at least one argument"),
+        (
+            "ensemble",
+            ["--networks", "2", "--one-by-one", "3"],
+            "--one-by-one: must not exceed --networks (2), got 3",
+        ),
+    ],
+)
+def test_refuses_bad_settings(name, options, message, tmp_path, capsys):
+    """So does one that is wrong for one script alone."""
+    with pytest.raises(SystemExit) as stopped:
+        SCRIPTS[name].main([*options, "--output-dir", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def counted(function):
+    """The value and gradient of a function, and the list of its evaluations."""
+    calls = []
+    evaluate = jax.jit(jax.value_and_grad(function))
+
+    def loss_and_gradient(params):
+        calls.append(params)
+        return evaluate(params)
+
+    return loss_and_gradient, calls
+
+
+def shifted_bowl(params):
+    return (params["x"] - 2.0) ** 2 + 9.0 * (params["y"] + 1.0) ** 2
+
+
+@pytest.mark.parametrize("method", ["optax", "lbfgs"])
+def test_every_evaluation_is_counted(x64, method):
+    """The history is the sequence of evaluations, losses and parameters alike."""
+    loss_and_gradient, calls = counted(shifted_bowl)
+    start = {"x": jnp.array(0.0), "y": jnp.array(0.0)}
+    if method == "optax":
+        run = example_io.run_optax("", optax.sgd(0.05), loss_and_gradient, start, 12)
+        assert len(run.losses) == len(run.opt_states) == 12
+    else:
+        run = example_io.run_lbfgs("", loss_and_gradient, start, 12)
+        assert 2 < len(run.losses) <= 12
+    assert len(run.losses) == len(calls)
+    assert run.params == calls
+    np.testing.assert_allclose(run.losses, [shifted_bowl(p) for p in calls])
+    assert run.losses[0] == 13.0
+    assert run.best_loss == min(run.losses)
+    assert shifted_bowl(run.best_params) == pytest.approx(run.best_loss)
+    assert run.evaluations_to(13.0) == 1
+    assert (
+        run.evaluations_to(run.best_loss) == list(run.losses).index(run.best_loss) + 1
+    )
+    assert run.evaluations_to(-1.0) is None
+
+
+def test_bounds_hold(x64):
+    """L-BFGS-B stays within its bounds, a projection keeps Optax's optimizers there."""
+    loss_and_gradient, _ = counted(shifted_bowl)
+    start = {"x": jnp.array(0.0), "y": jnp.array(0.5)}
+    lower = {"x": jnp.array(-jnp.inf), "y": jnp.array(0.0)}
+    runs = [
+        example_io.run_lbfgs("", loss_and_gradient, start, 50, lower),
+        example_io.run_optax(
+            "",
+            optax.sgd(0.05),
+            loss_and_gradient,
+            start,
+            200,
+            lambda params: jax.tree.map(jnp.maximum, params, lower),
+        ),
+    ]
+    for run in runs:
+        assert min(params["y"] for params in run.params) == 0.0
+        assert run.best_loss == pytest.approx(9.0)
+
+
+def test_failed_evaluations_are_survived(x64):
+    """A NaN counts as a failure, never as the best; L-BFGS-B goes on after one."""
+    loss_and_gradient, _ = counted(lambda p: p["x"] - jnp.log(p["x"]))
+    # The gradient there is 0.9, so that the first trial lands below 0.
+    run = example_io.run_lbfgs("", loss_and_gradient, {"x": jnp.array(10.0)}, 50)
+    steep, _ = counted(lambda p: 100.0 * (p["x"] - jnp.log(p["x"])))
+    sgd = example_io.run_optax("", optax.sgd(1.0), steep, {"x": jnp.array(10.0)}, 5)
+    assert sgd.failures == 4
+    assert sgd.best_loss == sgd.losses[0]
+    assert sgd.best_params["x"] == 10.0
+    assert run.best_params["x"] == pytest.approx(1.0, rel=1e-4)
+
+
+def test_likelihood_and_prediction_equal_scikit_learn(x64):
+    """An independent implementation gives the same likelihood and predictions."""
+    data = gaussian_process.load_data(60, seed=3)
+    relevances = np.linspace(0.1, 0.7, 10)
+    params = {
+        "relevances": jnp.asarray(relevances),
+        "signal_variance": jnp.array(1.7),
+        "noise_variance": jnp.array(0.4),
+    }
+    kernel = kernels.ConstantKernel(1.7) * kernels.RBF(1 / relevances)
+    theirs = GaussianProcessRegressor(
+        kernel + kernels.WhiteKernel(0.4), alpha=0.0, optimizer=None
+    ).fit(*data.train)
+    loss = gaussian_process.negative_log_likelihood(params, data.train)
+    assert float(loss) == pytest.approx(
+        -theirs.log_marginal_likelihood_value_, rel=1e-9
+    )
+    expected = theirs.predict(data.test.inputs, return_std=True)
+    actual = gaussian_process.predict(params, data.train, data.test.inputs)
+    np.testing.assert_allclose(actual, expected, rtol=1e-8)
+
+
+def test_patients_are_standardized_by_the_training_set():
+    """Nothing of the test set is in the scales, and they can be undone."""
+    data = gaussian_process.load_data(100, seed=0)
+    assert [len(patients.targets) for patients in data[:2]] == [100, 342]
+    np.testing.assert_allclose(data.train.inputs.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(data.train.inputs.std(axis=0), 1)
+    np.testing.assert_allclose(data.train.targets.std(), 1)
+    scores = np.concatenate([data.score(patients.targets) for patients in data[:2]])
+    assert (round(scores.min()), round(scores.max())) == (25, 346)
+
+
+def test_negative_noise_fails_the_factor(x64):
+    """Outside the domain loss and gradient are NaN, which Rprop is told."""
+    data = gaussian_process.load_data(60, seed=3)
+    params = gaussian_process.start() | {"noise_variance": jnp.array(-1.0)}
+    loss, grads = jax.value_and_grad(gaussian_process.negative_log_likelihood)(
+        params, data.train
+    )
+    assert jnp.isnan(loss)
+    assert jnp.isnan(grads["noise_variance"])
+
+
+def test_networks_are_independent():
+    """Trained together, each ends as it does alone; the best epoch is the one kept."""
+    splits = ensemble.load_splits(seed=0)
+    keys = jax.random.split(jax.random.key(1), 3)
+    settings = {"hidden_units": 4, "epochs": 30, "on_epoch": lambda: None}
+    together = ensemble.train(keys, splits, together=True, **settings)
+    alone = ensemble.train(keys[1], splits, together=False, **settings)
+    assert together.validation_losses.shape == (3, 30)
+    np.testing.assert_allclose(
+        together.validation_losses[1], alone.validation_losses, rtol=1e-3
+    )
+    np.testing.assert_array_equal(
+        together.validation_loss, together.validation_losses.min(axis=1)
+    )
+    assert len({float(loss) for loss in together.validation_loss}) == 3
+    kept = ensemble.cross_entropy(alone.params, splits.validation)
+    assert float(kept) == pytest.approx(float(alone.validation_loss), rel=1e-5)
+
+
+def test_scores_by_hand():
+    """Accuracy and cross-entropy of two networks on two rows."""
+    probabilities = jnp.full((2, 2, 10), 0.05).at[:, :, 3].set(0.55)
+    scores = ensemble.score(probabilities.at[1, 1, 3].set(0.0), np.array([3, 3]))
+    np.testing.assert_allclose(scores.accuracy, [1.0, 0.5])
+    # An impossible class costs the logarithm of the smallest normal number.
+    expected = -np.log(0.55), -(np.log(0.55) + np.log(np.finfo(np.float32).tiny)) / 2
+    np.testing.assert_allclose(scores.cross_entropy, expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_absorbance_equals_scipy(x64):
+    """Another solver, in tight tolerances, gives the same curves."""
+    truth = {name: c.truth for name, c in ode_fit.CONSTANTS.items()}
+    times = np.logspace(-3.5, 2.0, 12)
+    actual = jax.jit(ode_fit.absorbance)(ode_fit.constants("truth"), jnp.asarray(times))
+    for row, substrate in zip(actual, ode_fit.SUBSTRATE, strict=True):
+
+        def rates(time, state, substrate=substrate):
+            # All four species, where the script uses what is conserved.
+            enzyme, free, bound, _ = state
+            binding = truth["k_on"] * enzyme * free - truth["k_off"] * bound
+            turnover = truth["k_cat"] * bound
+            return [turnover - binding, -binding, binding - turnover, turnover]
+
+        solution = solve_ivp(
+            rates,
+            (0.0, times[-1]),
+            [ode_fit.ENZYME, substrate, 0.0, 0.0],
+            method="LSODA",
+            t_eval=times,
+            rtol=1e-9,
+            atol=1e-15,
+        )
+        _, _, bound, product = solution.y
+        expected = truth["eps_ES"] * bound + truth["eps_P"] * product + truth["zero"]
+        # A hundredth of the noise.
+        np.testing.assert_allclose(row, expected, atol=0.01 * ode_fit.NOISE)
+
+
+def test_logarithms_are_undone(x64):
+    """`from_log` inverts `to_log`, which leaves the constant of either sign alone."""
+    start = ode_fit.constants("truth")
+    logs = ode_fit.to_log(start)
+    assert logs["zero"] == start["zero"] < 0
+    assert logs["k_on"] == pytest.approx(np.log(2e6))
+    for name, number in ode_fit.from_log(logs).items():
+        assert float(number) == pytest.approx(float(start[name]))
+
+
+def test_standard_errors_of_a_straight_line(x64):
+    """As the textbook has them: those of a mean and of a slope, scaled apart."""
+    positions = jnp.linspace(-1.0, 1.0, 21)
+
+    def residuals(params):
+        return 1e6 * params["mean"] + 1e-3 * params["slope"] * positions
+
+    problem = ode_fit.Problem(positions, positions, residuals)
+    errors = ode_fit.standard_errors(
+        problem, {"mean": jnp.array(1.0), "slope": jnp.array(1.0)}
+    )
+    assert float(errors["mean"]) == pytest.approx(1e-6 / np.sqrt(21))
+    sum_of_squares = float(jnp.sum(positions**2))
+    assert float(errors["slope"]) == pytest.approx(1e3 / np.sqrt(sum_of_squares))
