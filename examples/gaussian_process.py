@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
 
 from optax_rprop import rprop
 
@@ -41,7 +42,9 @@ FEATURES = (
 )
 BMI = FEATURES.index("BMI")
 ROWS = range(20, 423)  # of 442, so that both sets have some
-TOLERANCE = 0.5  # nats
+# Of what the best run gained over the start. Not all: there are other local optima.
+GAIN = 0.9
+STATIONARY = 1e-2  # nats per unit; about 100 at the start
 SMALLEST_VARIANCE = 1e-6
 
 Params = dict[str, jax.Array]
@@ -305,6 +308,9 @@ def main(arguments: list[str] | None = None) -> int:
         lambda params: jax.value_and_grad(negative_log_likelihood)(params, data.train)
     )
     settings = (evaluate, start(), options.evaluations)
+    # Matrices so small gain nothing from several threads, and on a busy machine
+    # threads that wait for each other cost far more than the work itself.
+    threadpool_limits(limits=1, user_api="blas")
     rprops = [
         example_io.run_optax(
             f"irprop+, first step {step:g}", rprop(step, variant="irprop+"), *settings
@@ -315,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
         example_io.run_optax(f"Adam, rate {rate:g}", optax.adam(rate), *settings)
         for rate in options.adam_rates
     ]
-    lbfgs = example_io.run_lbfgs("L-BFGS-B", *settings, lower_bounds())
+    lbfgs = example_io.run_lbfgs("L-BFGS-B (SciPy)", *settings, lower_bounds())
 
     runs = [*rprops, *adams, lbfgs]
     best = example_io.best_of(runs).best_loss
@@ -326,6 +332,11 @@ def main(arguments: list[str] | None = None) -> int:
     example_io.print_comparison(
         runs, {f"within {gap:g}": best + gap for gap in (1.0, 0.1, 0.01)}
     )
+    for run in runs:
+        _, grads = evaluate(run.best_params)
+        stationary = optax.tree.norm(grads) < STATIONARY
+        if stationary and run.best_loss > best + 0.01:
+            print(f"{run.name} ended in another local optimum: its gradient is 0.")
     recovered = rprops[-1]
     losses = " ".join(f"{loss:.1f}" for loss in recovered.losses[:8])
     print(
@@ -343,11 +354,13 @@ def main(arguments: list[str] | None = None) -> int:
         options.output_dir / "gaussian_process.png",
     )
 
+    first = recovered.losses[0]
     problems = [
-        f"{run.name} came to {run.best_loss:.2f} nats, more than {TOLERANCE} above the"
-        f" best, {best:.2f}. It may need more --evaluations."
+        f"{run.name} came from {first:.2f} to {run.best_loss:.2f} nats, less than"
+        f" {GAIN:.0%} of the way to the best, {best:.2f}. It may need more"
+        " --evaluations."
         for run in rprops
-        if not run.best_loss <= best + TOLERANCE
+        if not first - run.best_loss >= GAIN * (first - best)
     ]
     if not recovered.failures:
         problems.append(

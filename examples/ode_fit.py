@@ -222,12 +222,12 @@ def compare(
             for r in adam_rates
         ],
         example_io.run_lbfgs(
-            "L-BFGS-B", *settings, None if logarithms else lower_bounds()
+            "L-BFGS-B (SciPy)", *settings, None if logarithms else lower_bounds()
         ),
     )
 
 
-def run_least_squares(name: str, problem: Problem, evaluations: int) -> example_io.Run:
+def run_least_squares(problem: Problem, evaluations: int) -> example_io.Run:
     """SciPy's trust-region method for sums of squares, which sees all residuals."""
     start, unravel = ravel_pytree(constants("start"))
 
@@ -235,6 +235,7 @@ def run_least_squares(name: str, problem: Problem, evaluations: int) -> example_
         return problem.residuals(unravel(vector)).ravel()
 
     compiled, jacobian = jax.jit(residuals), jax.jit(jax.jacfwd(residuals))
+    name = "least_squares (SciPy)"
     losses, history = [], []
 
     def evaluate(vector: np.ndarray) -> np.ndarray:
@@ -359,7 +360,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = (options.adam_rates, options.evaluations)
     plain = compare(problem, False, *settings)
     logs = compare(problem, True, *settings)
-    squares = run_least_squares("least squares", problem, options.evaluations)
+    squares = run_least_squares(problem, options.evaluations)
 
     best = example_io.best_of([*plain.all, *logs.all, squares]).best_loss
     targets = {"within 1 %": 1.01 * best, "within 0.01 %": 1.0001 * best}

@@ -57,9 +57,11 @@ def rprop(
     size and remembers 0. The variants that undo go back instead: ``rprop+``
     takes a NaN as a change of sign, and ``irprop+`` does so if the loss rose. If
     the loss itself is NaN or +inf, ``irprop+`` undoes the last update of every
-    coordinate, so that a step out of the function's domain is taken back. An
-    infinite partial derivative has a sign like any other. The state stays finite
-    whatever comes.
+    coordinate, so that a step out of the function's domain is taken back. That is
+    no guarantee: where the step before was undone in some coordinates only, going
+    back leads to a new point, which may lie outside as well, with nothing left to
+    undo. Begin again with a smaller `learning_rate` then. An infinite partial
+    derivative has a sign like any other. The state stays finite whatever comes.
 
     A move smaller than half the spacing of numbers around a parameter is lost in
     the addition: a float32 parameter of magnitude 32 or more cannot move by 1e-6,
