@@ -57,15 +57,15 @@ class Adapted(NamedTuple):
     Attributes:
       step_sizes: The adapted step sizes.
       signs: The signs to remember. The move is ``-signs * step_sizes``.
-      undo: Where the last update is to be taken back instead; None stands for
-        nowhere.
       skip: Where no move is to be made instead; None stands for nowhere.
+      undo: Where the last update is to be taken back instead, also if it is one of
+        `skip`; None stands for nowhere.
     """
 
     step_sizes: jax.Array
     signs: jax.Array
-    undo: jax.Array | None
     skip: jax.Array | None
+    undo: jax.Array | None
 
 
 def compare_loss(
@@ -87,6 +87,16 @@ def compare_loss(
     trend = LossTrend(rose=left_domain | (value > prev_value), left_domain=left_domain)
     finite = ~left_domain & (value >= bounds.min)
     return trend, jnp.where(finite, value, prev_value)
+
+
+def _signed(grads: jax.Array, magnitudes: jax.Array) -> jax.Array:
+    """Magnitudes times the signs of the gradient; NaN counts as 0."""
+    # Selected, not multiplied: products of int8 are slow on CPU.
+    return jnp.where(
+        grads > 0,
+        magnitudes,
+        jnp.where(grads < 0, -magnitudes, jnp.zeros_like(magnitudes)),
+    )
 
 
 def adapt(
@@ -121,17 +131,15 @@ def adapt(
       Step sizes and signs in the dtypes of the old ones, and where another move
       than theirs is to be made.
     """
-    # NaN is neither above nor below 0: its sign is 0, and the coordinate holds.
-    signs = (grads > 0).astype(prev_signs.dtype) - (grads < 0).astype(prev_signs.dtype)
+    signs = _signed(grads, jnp.ones_like(prev_signs))
+    # Signs decide, never a product of gradients: where they are small it underflows
+    # to 0, and the step sizes silently stop adapting.
+    agreement = _signed(grads, prev_signs)
     if undo_if is not None:
         # A step that led to where its gradient is unknown went too far: take it
-        # as a change of sign. Where nothing is remembered, 0 stays 0 and holds.
-        unknown = jnp.isnan(grads) | (undo_if.left_domain & (prev_signs != 0))
-        signs = jnp.where(undo_if.rose & unknown, -prev_signs, signs)
-
-    # Multiply signs, never gradients: a product of small gradients underflows to
-    # 0, and the step sizes silently stop adapting.
-    agreement = signs * prev_signs
+        # as a change of sign. Where nothing is remembered, 0 stays 0.
+        unknown = jnp.isnan(grads) | undo_if.left_domain
+        agreement = jnp.where(undo_if.rose & unknown, -jnp.abs(prev_signs), agreement)
     changed = agreement < 0
 
     lower, upper, shrink, grow = (
@@ -154,6 +162,6 @@ def adapt(
     undo = None if undo_if is None else changed & undo_if.rose
     skip = None
     if skip_zero_grads:
-        skip = (grads == 0) & (agreement == 0)
-        signs = jnp.where(skip, prev_signs, signs)
-    return Adapted(step_sizes, signs, undo, skip)
+        skip = grads == 0
+        signs = jnp.where(skip & ~changed, prev_signs, signs)
+    return Adapted(step_sizes, signs, skip, undo)

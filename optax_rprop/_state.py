@@ -74,20 +74,31 @@ class Layout(NamedTuple):
       state_type: The state; its fields are those of `encode`, then the loss.
       encode: Step sizes and signs to the stored arrays.
       decode: The stored arrays to step sizes and signs.
+      moves: The stored arrays to the product of step sizes and signs.
     """
 
     state_type: type[RpropState] | type[PackedRpropState]
     encode: Callable[[jax.Array, jax.Array], Fields]
     decode: Callable[[Fields], tuple[jax.Array, jax.Array]]
+    moves: Callable[[Fields], jax.Array]
 
 
 def _encode_split(step_sizes: jax.Array, signs: jax.Array) -> Fields:
+    # True of every step size; but now the signs depend on the step sizes, so that
+    # XLA writes them last and need not copy the old ones, which both read.
+    signs = jnp.where(step_sizes >= 0, signs, jnp.zeros_like(signs))
     return step_sizes, signs.astype(jnp.int8)
 
 
 def _decode_split(fields: Fields) -> tuple[jax.Array, jax.Array]:
     step_sizes, signs = fields
     return step_sizes, signs
+
+
+def _moves_split(fields: Fields) -> jax.Array:
+    step_sizes, signs = fields
+    moves = jnp.where(signs < 0, -step_sizes, step_sizes)
+    return jnp.where(signs == 0, jnp.zeros_like(moves), moves)
 
 
 def _encode_packed(step_sizes: jax.Array, signs: jax.Array) -> Fields:
@@ -100,10 +111,17 @@ def _decode_packed(fields: Fields) -> tuple[jax.Array, jax.Array]:
     magnitudes = jnp.abs(signed)
     forgotten = magnitudes < PACKED_SMALLEST
     step_sizes = jnp.where(forgotten, magnitudes / _FORGOTTEN, magnitudes)
-    return step_sizes, jnp.where(forgotten, jnp.zeros_like(signed), jnp.sign(signed))
+    ones = jnp.ones_like(signed)
+    signs = jnp.where(signed < 0, -ones, ones)
+    return step_sizes, jnp.where(forgotten, jnp.zeros_like(signed), signs)
+
+
+def _moves_packed(fields: Fields) -> jax.Array:
+    (signed,) = fields
+    return jnp.where(jnp.abs(signed) < PACKED_SMALLEST, jnp.zeros_like(signed), signed)
 
 
 LAYOUTS: dict[str, Layout] = {
-    "split": Layout(RpropState, _encode_split, _decode_split),
-    "packed": Layout(PackedRpropState, _encode_packed, _decode_packed),
+    "split": Layout(RpropState, _encode_split, _decode_split, _moves_split),
+    "packed": Layout(PackedRpropState, _encode_packed, _decode_packed, _moves_packed),
 }

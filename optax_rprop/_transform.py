@@ -121,13 +121,11 @@ def scale_by_rprop(
         # The move is read from the new state as stored. Taken from `adapted`, XLA
         # would compute the rule again from the old state, which it then has to
         # copy before the new one overwrites it.
-        step_sizes, signs = layout.decode(new_memory)
-        moves = signs.astype(step_sizes.dtype) * step_sizes
-        if adapted.undo is not None:
-            last_moves = prev_signs.astype(step_sizes.dtype) * prev_step_sizes
-            moves = jnp.where(adapted.undo, -last_moves, moves)
+        moves = layout.moves(new_memory)
         if adapted.skip is not None:
             moves = jnp.where(adapted.skip, jnp.zeros_like(moves), moves)
+        if adapted.undo is not None:
+            moves = jnp.where(adapted.undo, -layout.moves(memory), moves)
         return moves.astype(grads.dtype), new_memory
 
     def update_fn(

@@ -69,13 +69,15 @@ def nbytes(tree):
 @pytest.mark.parametrize(
     ("state_layout", "variant", "skip_zero_grads", "limit"),
     [
-        ("split", "irprop-", False, Cost(34, 1, 3, 1)),
-        ("split", "rprop-", False, Cost(34, 2, 3, 2)),
+        ("split", "irprop-", False, Cost(36, 0, 3, 0)),
+        ("split", "irprop-", True, Cost(40, 0, 3, 0)),
+        ("split", "rprop-", False, Cost(36, 0, 3, 0)),
         ("split", "rprop+", False, Cost(55, 5, 3, 2)),
         # The comparison of the losses is one more fusion, of scalars, and the last
         # loss one more copy.
         ("split", "irprop+", False, Cost(55, 5, 4, 3)),
         ("packed", "irprop-", False, Cost(24, 0, 2, 0)),
+        ("packed", "irprop-", True, Cost(28, 0, 2, 0)),
         ("packed", "rprop-", False, Cost(24, 0, 2, 0)),
         ("packed", "rprop+", False, Cost(40, 4, 2, 1)),
         ("packed", "irprop+", False, Cost(40, 4, 3, 2)),
