@@ -532,18 +532,9 @@ def picture(
                     [100 * quantity(by_batch[batch][i]) for batch in batches]
                     for i in (0, 1)
                 )
-                axis.plot(batches, predicted, color=color)
-                axis.plot(batches, measured, "o", color=color, mfc="none")
                 label = "at the start" if epochs == 0 else f"after {epochs} epochs"
-                middle = len(batches) // 2
-                axis.annotate(
-                    label,
-                    (batches[middle], predicted[middle]),
-                    (-6, 6),
-                    textcoords="offset points",
-                    ha="right",
-                    color=color,
-                )
+                axis.plot(batches, predicted, color=color, label=label)
+                axis.plot(batches, measured, "o", color=color, mfc="none")
             axis.set_ylabel(title)
         axes[0, 0].set_title("Lines: predicted. Circles: measured at fixed parameters.")
         axes[0, 1].set_title("Full-batch training leads to the three points.")
@@ -566,6 +557,7 @@ def picture(
             axis.set(yscale="log", ylabel=title, xlabel="batch size")
         axes[1, 1].yaxis.set_minor_formatter(ScalarFormatter())
         axes[1, 1].yaxis.set_major_formatter(ScalarFormatter())
+        axes[0, 0].legend()
         axes[1, 0].legend()
         axes[1, 0].set_xscale("log", base=2)
         axes[1, 0].xaxis.set_major_formatter(ScalarFormatter())

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from proben1_training import read_data_set
 from sklearn import datasets
 
 Params = Any
@@ -94,33 +95,20 @@ def find_proben1(data_dir: Path | None, name: str) -> Path | None:
 def read_proben1(path: Path) -> tuple[tuple[Any, ...], bool]:
     """Read a Proben1 file: training, validation and test rows, and if it has classes.
 
+    Classes become numbers.
+
     Raises:
       ValueError: The file is not in Proben1's format.
     """
-    lines = path.read_text().splitlines()
-    try:
-        header = dict(line.split("=") for line in lines[:7])
-        numbers = {key: int(number) for key, number in header.items()}
-        rows = np.array([line.split() for line in lines[7:] if line], np.float32)
-        width = numbers["bool_in"] + numbers["real_in"]
-        classes = numbers["bool_out"] > 0
-        bounds = np.cumsum(
-            [numbers[f"{part}_examples"] for part in ("training", "validation", "test")]
-        )
-        complete = rows.shape[1] == width + numbers["bool_out"] + numbers["real_out"]
-    except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} must be a Proben1 .dt file: {error!r}.") from error
-    if not complete or len(rows) != bounds[-1]:
-        raise ValueError(
-            f"{path} must have the columns and rows that its header says, got"
-            f" {rows.shape[1]} columns and {len(rows)} rows."
-        )
-    inputs, targets = rows[:, :width], rows[:, width:]
+    parts = [
+        (inputs.astype("float32"), targets.astype("float32"))
+        for inputs, targets in read_data_set(path)
+    ]
+    outputs = np.concatenate([targets for _, targets in parts])
+    # Classes are the only targets of one 1 and else 0.
+    classes = bool((np.sort(outputs) == np.eye(outputs.shape[1])[-1]).all())
     if classes:
-        targets = targets.argmax(axis=1)
-    parts = zip(
-        np.split(inputs, bounds)[:3], np.split(targets, bounds)[:3], strict=True
-    )
+        parts = [(inputs, targets.argmax(axis=1)) for inputs, targets in parts]
     return tuple(parts), classes
 
 

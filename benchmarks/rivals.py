@@ -355,7 +355,13 @@ def picture(outcomes: Sequence[Outcome], cost: int, path: Path) -> None:
                     fontsize=8,
                     va="center",
                     annotation_clip=False,
-                    arrowprops={"arrowstyle": "-", "color": contender.color, "lw": 0.6},
+                    # The line ends at the left edge of the name, not behind it.
+                    arrowprops={
+                        "arrowstyle": "-",
+                        "color": contender.color,
+                        "lw": 0.6,
+                        "relpos": (0, 0.5),
+                    },
                 )
             axis.set(xscale="log", xlim=(1, ratios[-1]), ylim=(0, 101))
             axis.set_title(f"{outcome.title}, tolerance {outcome.tolerance:g}")

@@ -269,8 +269,12 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(
         figsize=(8, 1 + 0.25 * len(names)), layout="constrained"
     )
-    axes.barh(names, middle, xerr=[middle - low, high - middle], color="tab:blue")
-    axes.set(xscale="log", xlabel="microseconds per network and epoch")
+    bars = axes.barh(
+        names, middle, xerr=[middle - low, high - middle], color="tab:blue"
+    )
+    axes.bar_label(bars, fmt="%.0f", padding=3)
+    axes.margins(x=0.1)
+    axes.set(xlabel="microseconds per network and epoch")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
     plt.close(figure)

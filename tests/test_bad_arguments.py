@@ -164,7 +164,7 @@ def test_no_number(factory, name, number, error, words):
             ["max_step_size", "less than 2**42", "439804", 'state_layout="split"'],
         ),
     ],
-    ids=lambda argument: str(argument) if isinstance(argument, dict) else "",
+    ids=lambda argument: "-".join(argument) if isinstance(argument, dict) else "",
 )
 def test_wrong_option(factory, options, error, words):
     """Each is refused by the factory, with what was expected, and what came."""
@@ -518,7 +518,7 @@ def test_arrays_out_of_range_pass(factory, name):
         ({"min_step_size": 0.0}, [1.0, -1.0] * 30, 2.0**-42),
         ({"max_step_size": 1e30}, [1.0] * 250 + [0.0], 2.0**41),
     ],
-    ids=lambda argument: str(argument) if isinstance(argument, dict) else "",
+    ids=lambda argument: "-".join(argument) if isinstance(argument, dict) else "",
 )
 def test_arrays_out_of_the_packed_range_are_bounded(factory, options, grads, limit):
     """What the packed layout cannot hold must not be read back as something else.
