@@ -26,7 +26,7 @@ import numpy as np
 import optax
 import tqdm
 from common import markdown_table, parser, write_results
-from contenders import CONTENDERS, PICTURE_STYLE, VARIANTS
+from contenders import CONTENDERS, PICTURE_STYLE, VARIANTS, Contender
 from jax.flatten_util import ravel_pytree
 from problems import Problem, digits
 
@@ -291,6 +291,7 @@ def starts(problem: Problem, seeds: int, epochs: int) -> tuple[Any, jax.Array]:
 class Scale(NamedTuple):
     """How much is computed."""
 
+    variants: tuple[Contender, ...]
     rows: int
     batches: tuple[int, ...]
     seeds: int
@@ -305,6 +306,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(
+    variants=VARIANTS,
     rows=1024,
     batches=(8, 16, 32, 64, 128, 256, 512, 1024),
     seeds=3,
@@ -318,6 +320,7 @@ FULL = Scale(
     accumulate=(4, 32),
 )
 QUICK = Scale(
+    variants=VARIANTS[:1],
     rows=64,
     batches=(16,),
     seeds=1,
@@ -392,10 +395,10 @@ def in_parallel(
 def train_by_batch(
     problem: Problem, scale: Scale, progress: tqdm.tqdm
 ) -> dict[str, dict[int, Row]]:
-    """The four variants and Adam, each with the rate of the best validation loss."""
+    """The variants and Adam, each with the rate of the best validation loss."""
     gradients = row_gradients(problem)
     runs = starts(problem, scale.seeds, scale.epochs)
-    entrants = {contender.name: contender for contender in (*VARIANTS, ADAM)}
+    entrants = {contender.name: contender for contender in (*scale.variants, ADAM)}
 
     def best_row(job: tuple[str, int]) -> Row:
         name, batch = job
@@ -431,7 +434,7 @@ def try_factors_and_caps(
         train = trainer(problem, factory, batch=scale.remedy_batch)
         return mean_rows(train(jnp.asarray(grid), *runs), grid)
 
-    return in_parallel(rows, [variant.name for variant in VARIANTS], progress)
+    return in_parallel(rows, [variant.name for variant in scale.variants], progress)
 
 
 def try_accumulation(
@@ -439,7 +442,7 @@ def try_accumulation(
 ) -> dict[tuple[str, int], Row]:
     """By variant and the number of gradients that are averaged for a step."""
     runs = starts(problem, scale.seeds, scale.epochs)
-    factories = {variant.name: variant.factory for variant in VARIANTS}
+    factories = {variant.name: variant.factory for variant in scale.variants}
 
     def row(job: tuple[str, int]) -> Row:
         name, length = job
@@ -570,8 +573,8 @@ def main() -> None:
     arguments = parser(__doc__).parse_args()
     scale = QUICK if arguments.quick else FULL
     problem = digits(scale.rows)
-    steps = len(scale.batches) * (len(scale.stages) + len(VARIANTS) + 1)
-    steps += len(VARIANTS) * (1 + len(scale.accumulate))
+    steps = len(scale.batches) * (len(scale.stages) + len(scale.variants) + 1)
+    steps += len(scale.variants) * (1 + len(scale.accumulate))
     with tqdm.tqdm(total=steps, desc="batch size") as progress:
         signs = watch_signs(problem, scale, progress)
         trained = train_by_batch(problem, scale, progress)

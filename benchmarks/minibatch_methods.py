@@ -15,7 +15,6 @@ import optax
 from jax.scipy.stats import norm
 
 import optax_rprop
-from optax_rprop.experimental import minibatch_rprop, resolve_signs
 
 Setting = Mapping[str, float]
 
@@ -154,15 +153,37 @@ def _accumulated(
     return tx.gradient_transformation()
 
 
+# The settings of our method, the same on every problem.
+DEFAULTS = {
+    "threshold": 1.7,
+    "decay": 0.95,
+    "learning_rate": 0.05,
+    "eta_minus": 0.75,
+    "eta_plus": 1.2,
+    "max_step_size": 50.0,
+}
+
+
+def sign_test_and_rule(
+    variant: Any = "irprop-", **changes: Any
+) -> tuple[
+    optax.GradientTransformationExtraArgs, optax.GradientTransformationExtraArgs
+]:
+    """The two parts of our method, with its settings or others."""
+    options = {**DEFAULTS, **changes}
+    test = optax_rprop.resolve_signs(options.pop("threshold"), options.pop("decay"))
+    return test, optax_rprop.rprop(**options, variant=variant, skip_zero_grads=True)
+
+
 def _minibatch(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
     del setting, steps
-    return minibatch_rprop()
+    return optax.chain(*sign_test_and_rule())
 
 
 def _decayed(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
     del steps
     decay = optax.add_decayed_weights(setting["decay"])
-    return optax.chain(decay, minibatch_rprop())
+    return optax.chain(decay, *sign_test_and_rule())
 
 
 OURS = "mini-batch Rprop"
@@ -185,46 +206,36 @@ METHODS = (
 )
 
 
+# Weight decay as part of the gradient, inside the sign, and as a shrinkage of the
+# weights at every step, outside.
+NO_WEIGHT_DECAY = {"decay_inside": 0.0, "decay_outside": 0.0}
+
+
 def _ablation(variant: Any) -> Callable[..., optax.GradientTransformation]:
-    """The alias's chain, with parts of it changed."""
+    """Our method, with parts of it changed."""
 
     def build(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
         del steps
-        options = {**DEFAULTS, **setting}
-        inside, outside = options.pop("decay_inside"), options.pop("decay_outside")
-        test = resolve_signs(options.pop("threshold"), options.pop("decay"))
-        rule = optax_rprop.rprop(**options, variant=variant, skip_zero_grads=True)
+        changes = {**setting}
+        inside, outside = (changes.pop(name) for name in NO_WEIGHT_DECAY)
         return optax.chain(
             optax.add_decayed_weights(inside),
-            test,
-            rule,
+            *sign_test_and_rule(variant, **changes),
             optax.add_decayed_weights(-outside),
         )
 
     return build
 
 
-# The alias's own settings, and two that it lacks: weight decay as part of the
-# gradient, inside the sign, and as a shrinkage of the weights at every step, outside.
-DEFAULTS = {
-    "threshold": 2.0,
-    "decay": 0.98,
-    "learning_rate": 0.03,
-    "eta_minus": 0.5,
-    "eta_plus": 1.2,
-    "max_step_size": 50.0,
-    "decay_inside": 0.0,
-    "decay_outside": 0.0,
-}
 CHANGES = {
-    "threshold": [1.0, 1.5, 2.5, 3.0],
-    "decay": [0.9, 0.95, 0.99, 1.0],
-    "learning_rate": [1e-4, 1e-3, 1e-2, 1e-1],
+    "threshold": [1.0, 1.4, 2.0, 2.5],
+    "decay": [0.9, 0.98, 0.99, 1.0],
+    "learning_rate": [1e-3, 1e-2, 1e-1],
     "max_step_size": [0.03, 0.1, 1.0],
     "decay_inside": [1e-4, 1e-3],
     "decay_outside": [1e-5, 1e-4],
     "eta_plus": [1.1, 1.4],
-    "eta_minus": [0.3, 0.7],
+    "eta_minus": [0.5, 0.65, 0.85],
 }
 
 
@@ -235,8 +246,9 @@ def ablations() -> tuple[list[str], list[Method]]:
         for name, values in CHANGES.items()
         for value in values
     }
-    grid = [{**DEFAULTS, **change} for change in numbers.values()]
+    default = {**DEFAULTS, **NO_WEIGHT_DECAY}
+    grid = [{**default, **change} for change in numbers.values()]
     variants = ("rprop-", "rprop+")
     methods = [Method("irprop-", _ablation("irprop-"), grid)]
-    methods += [Method(name, _ablation(name), [DEFAULTS]) for name in variants]
+    methods += [Method(name, _ablation(name), [default]) for name in variants]
     return [*numbers, *(f"variant {name}" for name in variants)], methods

@@ -41,7 +41,7 @@ COSTS = ("evaluations", "seconds")
 def collection(options: argparse.Namespace) -> list[tuple[catalog.Problem, int]]:
     """The problems, each with the number of gradients that a run may take."""
     if options.quick:
-        return [(catalog.beale(), 200), (catalog.small_regression(), 50)]
+        return [(catalog.small_regression(), 50)]
     chosen = [
         (catalog.quadratic(rotated=False), 2000),
         (catalog.quadratic(rotated=True), 2000),

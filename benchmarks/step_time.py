@@ -29,11 +29,12 @@ import matplotlib.pyplot as plt
 
 VARIANTS = ("irprop-", "rprop-", "rprop+", "irprop+")
 COPY, SGD, ADAM = "copy of the parameters", "optax.sgd", "optax.adam"
+SIGN_TEST = "irprop-, split, on resolved signs"
 # Read parameter and gradient, write the parameter; read and write the state.
-FLOOR_BYTES = {COPY: 8, SGD: 12, ADAM: 28, "split": 22, "packed": 20}
+FLOOR_BYTES = {COPY: 8, SGD: 12, ADAM: 28, SIGN_TEST: 38, "split": 22, "packed": 20}
 TWO_FLOATS_OF_STATE = 28
 # The peers of a workload hold their parameters and state at the same time.
-PEAK_BYTES = 130
+PEAK_BYTES = 150
 
 
 class Workload(NamedTuple):
@@ -76,15 +77,25 @@ def floor_bytes(name: str) -> int:
 def jax_optimizers(*, all_variants: bool) -> Mapping[str, optax.GradientTransformation]:
     """Every optimizer that runs in JAX, by name."""
     variants = VARIANTS if all_variants else VARIANTS[:1]
-    return {
-        SGD: optax.sgd(0.01),
-        ADAM: optax.adam(0.01),
-        "optax.rprop": optax.rprop(0.01),
-    } | {
-        f"{variant}, {layout}": optax_rprop.rprop(variant=variant, state_layout=layout)
-        for layout in ("split", "packed")
-        for variant in variants
-    }
+    return (
+        {
+            SGD: optax.sgd(0.01),
+            ADAM: optax.adam(0.01),
+            "optax.rprop": optax.rprop(0.01),
+        }
+        | {
+            f"{variant}, {layout}": optax_rprop.rprop(
+                variant=variant, state_layout=layout
+            )
+            for layout in ("split", "packed")
+            for variant in variants
+        }
+        | {
+            SIGN_TEST: optax.chain(
+                optax_rprop.resolve_signs(), optax_rprop.rprop(skip_zero_grads=True)
+            )
+        }
+    )
 
 
 def jax_peer(optimizer: optax.GradientTransformation, grads: list[jax.Array]) -> Peer:

@@ -3,8 +3,7 @@
 The data and the network are those of train_mlp.py. Every step sees a few rows only,
 so that the sign of most partial derivatives is noise. Mini-batch Rprop lets each
 parameter wait until the sum of what it saw has a sign beyond doubt; plain Rprop
-believes every sign. Both have their default settings, and there is no learning rate
-to tune.
+believes every sign. Neither has a learning rate to tune.
 """
 
 import argparse
@@ -15,13 +14,22 @@ import example_io
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+import optax
 from flax import nnx
 from matplotlib.figure import Figure
 from tqdm import tqdm
 from train_mlp import MLP, Split, load_splits, loss_and_accuracy
 
 import optax_rprop
-from optax_rprop.experimental import minibatch_rprop
+
+
+def minibatch_rprop() -> optax.GradientTransformation:
+    """Steps where a sign is resolved, and gentler ones back, for some are false."""
+    return optax.chain(
+        optax_rprop.resolve_signs(),
+        optax_rprop.rprop(0.05, eta_minus=0.75, skip_zero_grads=True),
+    )
+
 
 OPTIMIZERS = {"mini-batch Rprop": minibatch_rprop, "plain Rprop": optax_rprop.rprop}
 

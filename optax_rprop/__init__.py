@@ -7,6 +7,7 @@ from optax_rprop._diagnostics import (
     diagnostics_by_leaf,
     get_rprop_state,
 )
+from optax_rprop._sign_test import ResolveSignsState, resolve_signs
 from optax_rprop._state import PackedRpropState, RpropState
 from optax_rprop._transform import scale_by_rprop
 
@@ -14,11 +15,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PackedRpropState",
+    "ResolveSignsState",
     "RpropDiagnostics",
     "RpropState",
     "diagnostics",
     "diagnostics_by_leaf",
     "get_rprop_state",
+    "resolve_signs",
     "rprop",
     "scale_by_rprop",
 ]

@@ -20,8 +20,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def concrete_number(name: str, number: Any) -> float | None:
-    """A hyper-parameter as a float, or None if it is a JAX array."""
+def concrete_number(name: str, number: Any, owner: str = "rprop") -> float | None:
+    """A hyper-parameter of `owner` as a float, or None if it is a JAX array."""
     if callable(number):
         if name == "learning_rate":
             raise TypeError(
@@ -33,7 +33,7 @@ def concrete_number(name: str, number: Any) -> float | None:
             )
         raise TypeError(
             f"{name} must be a number, got a callable. To schedule it, use"
-            f" optax.inject_hyperparams(rprop)({name}=schedule)."
+            f" optax.inject_hyperparams({owner})({name}=schedule)."
         )
     if isinstance(number, jax.Array | np.ndarray):
         if number.shape != ():

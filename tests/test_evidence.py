@@ -3,8 +3,6 @@
 import argparse
 import dataclasses
 import functools
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -260,19 +258,21 @@ def test_a_missing_proben1_file_is_named(tmp_path, capsys):
     assert "no --data-dir" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_insensitivity_with_a_data_set(proben1, tmp_path):
-    """The Proben1 set replaces the digits in the smoke run; bad options are told."""
-    command = [sys.executable, str(BENCHMARKS / "insensitivity.py"), "--quick"]
-    folder = str(proben1(classes=False).parent)
-    places = ["--output-dir", str(tmp_path / "output"), "--data-dir", folder]
-    done = subprocess.run([*command, *places], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "output" / "insensitivity.json").read_text())
-    assert list(results["problems"]) == ["building1"]
-    summaries = results["problems"]["building1"]["summaries"]
-    assert summaries["irprop+"]["rates_that_arrive"] >= 2
-
-    done = subprocess.run([*command, "--seeds", "0"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "--seeds must be at least 1, got 0" in done.stderr
+def test_insensitivity_takes_a_data_set(proben1):
+    """A Proben1 set joins the problems, and takes the digits' place in a quick run."""
+    options = argparse.Namespace(
+        quick=False,
+        data_dir=proben1(classes=False).parent,
+        data_set="building1",
+        data_set_target=0.002,
+    )
+    names = [task.problem.name for task in insensitivity.tasks(options)]
+    assert names == [
+        "digits",
+        "building1",
+        "quadratic, axis-parallel",
+        "quadratic, rotated",
+    ]
+    options.quick = True
+    (task,) = insensitivity.tasks(options)
+    assert (task.problem.name, task.target) == ("building1", 0.002)

@@ -20,6 +20,8 @@ import minibatch  # noqa: E402
 import minibatch_methods  # noqa: E402
 import minibatch_problems  # noqa: E402
 
+import optax_rprop  # noqa: E402
+
 
 @pytest.fixture(autouse=True)
 def standard_promotion():
@@ -149,8 +151,8 @@ def test_grids_are_what_the_builders_read():
     assert len(set(names)) == len(names) == sum(len(m.grid) for m in ablations)
 
 
-def test_ablation_starts_from_the_alias():
-    """The default of the ablation walks as the alias does."""
+def test_ablation_starts_from_our_method():
+    """Its default walks as what competes does, and as the docstring's advice."""
     _, (first, *_) = minibatch_methods.ablations()
     grads = np.random.default_rng(2).normal(0.3, 1, (60, 20)).astype(np.float32)
 
@@ -161,9 +163,12 @@ def test_ablation_starts_from_the_alias():
 
         return jax.lax.scan(step, tx.init(jnp.zeros(20)), grads)[1]
 
-    expected = play(minibatch_methods.minibatch_rprop())
+    rule = optax_rprop.rprop(0.05, eta_minus=0.75, skip_zero_grads=True)
+    expected = play(optax.chain(optax_rprop.resolve_signs(), rule))
     assert np.any(np.asarray(expected) != 0)
     np.testing.assert_array_equal(play(first.build(first.grid[0], 60)), expected)
+    competes = minibatch_methods.METHODS[0]
+    np.testing.assert_array_equal(play(competes.build({}, 60)), expected)
 
 
 @pytest.mark.parametrize(
