@@ -77,7 +77,7 @@ def resolve_signs(
     **Why a decay.** While a coordinate waits, the others move, and what it has seen
     grows stale. Without decay, a coordinate that is pure noise waits longer than n
     gradients with a probability that falls as :math:`n^{-0.22}` for a threshold of
-    1.7, and its mean wait is infinite, as for every threshold of 1 or more.
+    1.7, and its mean wait is infinite, as for every threshold above 1.
 
     **When not to use it.** Where gradients are deterministic, as on the full data:
     nothing is gained, and two steps of three are lost. And where a step is made only

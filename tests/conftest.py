@@ -1,8 +1,13 @@
 """Strict mode for all tests; each relaxation is local and says why."""
 
+import os
+
 import jax
 import pytest
 
+# XLA gives its pools as many threads as there are devices, or as this says. With none
+# to spare, collectives of all devices have been seen to wait for ever, and to abort.
+os.environ.setdefault("NPROC", "16")
 # Eight devices, so that tests of sharding need no process of their own.
 jax.config.update("jax_num_cpu_devices", 8)
 # No silent promotion: the library must cast where it means to.
