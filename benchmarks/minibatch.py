@@ -424,17 +424,20 @@ def has_errors(contest: dict[str, Any]) -> bool:
     )
 
 
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean over seeds."""
+    return values.std(ddof=1) / len(values) ** 0.5
+
+
 def mean_and_error(values: np.ndarray) -> str:
     """The mean over seeds with its standard error."""
-    error = values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():.2f} ({error:.2f})"
+    return f"{values.mean():.2f} ({standard_error(values):.2f})"
 
 
 def verdict(difference: np.ndarray) -> int:
     """1, -1 or 0: by a paired t test at 5 %, worse, better, or undecided."""
-    error = difference.std(ddof=1) / len(difference) ** 0.5
     quantile = float(student.ppf(0.975, len(difference) - 1))
-    if abs(difference.mean()) <= quantile * error:
+    if abs(difference.mean()) <= quantile * standard_error(difference):
         return 0
     return int(np.sign(difference.mean()))
 
@@ -485,8 +488,8 @@ def one_setting_table(contests: list[dict[str, Any]]) -> str:
     for method in contests[0]["methods"]:
         tried = [c["methods"][method]["all"] for c in contests]
         validation, test = (
-            np.array([[100 * one[error] for one in settings] for settings in tried])
-            for error in ("validation_error", "test_error")
+            np.array([[percent(one, field) for one in settings] for settings in tried])
+            for field in ("validation_error", "test_error")
         )
         best = int(np.log(validation).mean(axis=0).argmin())
         setting = tried[0][best]["setting"]
@@ -677,17 +680,14 @@ def plot_contests(contests: list[dict[str, Any]], path: Path) -> None:
         axis.axhline(1, color="black", linewidth=1, label="Adam, tuned")
         for method, (color, style, marker) in LINES.items():
             errors = [percent(c["methods"][method]) for c in here]
+            pairs = list(zip(errors, adam, strict=True))
             # Of the paired difference: how hard a seed is, is the same for all.
             spread = [
-                (ours - theirs).std(ddof=1) / len(ours) ** 0.5 / theirs.mean()
-                for ours, theirs in zip(errors, adam, strict=True)
+                standard_error(these - those) / those.mean() for these, those in pairs
             ]
             axis.errorbar(
                 [places[c["batch"]] for c in here],
-                [
-                    ours.mean() / theirs.mean()
-                    for ours, theirs in zip(errors, adam, strict=True)
-                ],
+                [these.mean() / those.mean() for these, those in pairs],
                 spread if marker else None,
                 color=color,
                 linestyle=style,

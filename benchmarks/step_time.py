@@ -77,25 +77,21 @@ def floor_bytes(name: str) -> int:
 def jax_optimizers(*, all_variants: bool) -> Mapping[str, optax.GradientTransformation]:
     """Every optimizer that runs in JAX, by name."""
     variants = VARIANTS if all_variants else VARIANTS[:1]
-    return (
-        {
-            SGD: optax.sgd(0.01),
-            ADAM: optax.adam(0.01),
-            "optax.rprop": optax.rprop(0.01),
-        }
-        | {
+    return {
+        SGD: optax.sgd(0.01),
+        ADAM: optax.adam(0.01),
+        "optax.rprop": optax.rprop(0.01),
+        **{
             f"{variant}, {layout}": optax_rprop.rprop(
                 variant=variant, state_layout=layout
             )
             for layout in ("split", "packed")
             for variant in variants
-        }
-        | {
-            SIGN_TEST: optax.chain(
-                optax_rprop.resolve_signs(), optax_rprop.rprop(skip_zero_grads=True)
-            )
-        }
-    )
+        },
+        SIGN_TEST: optax.chain(
+            optax_rprop.resolve_signs(), optax_rprop.rprop(skip_zero_grads=True)
+        ),
+    }
 
 
 def jax_peer(optimizer: optax.GradientTransformation, grads: list[jax.Array]) -> Peer:

@@ -25,15 +25,6 @@ SCRIPTS = sorted(
 )
 
 
-def run(script, *arguments):
-    return subprocess.run(
-        [sys.executable, str(script), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def numbers(tree):
     """All numbers in what was read from a JSON file."""
     if isinstance(tree, dict):
@@ -46,6 +37,7 @@ def numbers(tree):
 @pytest.fixture
 def users_settings():
     """Users have neither strict promotion nor double precision set."""
+    # For all threads, as some scripts work in several.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     yield
     jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -96,7 +88,8 @@ def test_without_torch(monkeypatch, capsys):
 )
 def test_bad_options_are_refused(name, arguments, message):
     """A bad option ends in a message and exit code 2, before anything runs."""
-    done = run(BENCHMARKS / f"{name}.py", *arguments)
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
