@@ -179,15 +179,18 @@ def peers(options: argparse.Namespace, torch: Any) -> dict[str, Peer]:
     """All ways to train, by name."""
     epochs = 10 if options.quick else 500
     ensembles = (2,) if options.quick else (1, 16, 64, 256)
+    compared = optimizers()
+    if options.quick:
+        compared = {name: compared[name] for name in (SGD, DEFAULT)}
     found = {}
     for loop, epochs_of_call in ((SCAN, epochs), (PER_CALL, 1)):
-        for name, optimizer in optimizers().items():
+        for name, optimizer in compared.items():
             found[f"{loop}, {name}"] = jax_peer(
                 optimizer, epochs=epochs_of_call, rival=f"{loop}, {SGD}"
             )
     for networks in ensembles:
         found[f"{SCAN} and vmap of {networks} networks, {DEFAULT}"] = jax_peer(
-            optimizers()[DEFAULT], epochs=max(2, epochs // networks), networks=networks
+            compared[DEFAULT], epochs=max(2, epochs // networks), networks=networks
         )
     if torch is not None:
         found["torch.optim.Rprop, eager"] = torch_peer(torch, compiled=False)

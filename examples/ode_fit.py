@@ -10,6 +10,8 @@ nonlinear least squares; then all again with the logarithms of the five constant
 that are positive.
 """
 
+import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,6 +101,7 @@ def reaction(time: Any, state: jax.Array, args: tuple[Params, jax.Array]) -> jax
     return jnp.stack([binding - params["k_off"] * bound - turnover, turnover])
 
 
+@jax.jit
 def absorbance(params: Params, times: jax.Array) -> jax.Array:
     """What the spectrometer shows, shape (concentrations, times).
 
@@ -129,7 +132,8 @@ def absorbance(params: Params, times: jax.Array) -> jax.Array:
     return jax.vmap(one)(jnp.array(SUBSTRATE))
 
 
-class Problem(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Problem:
     """The data, and what is to be minimized.
 
     Attributes:
@@ -142,32 +146,54 @@ class Problem(NamedTuple):
     data: jax.Array
     residuals: Callable[[Params], jax.Array]
 
-    def loss(self, params: Params) -> jax.Array:
-        """Half the mean square of the residuals: about 0.5 for the true ones."""
-        return 0.5 * jnp.mean(self.residuals(params) ** 2)
+    @functools.cached_property
+    def linearize(self) -> Callable[[Params], tuple[jax.Array, Params]]:
+        """The residuals, and their derivatives by each parameter.
+
+        Compiled once for all optimizers: that takes longer than many of them run.
+        """
+
+        def residuals_twice(params: Params) -> tuple[jax.Array, jax.Array]:
+            residuals = self.residuals(params)
+            return residuals, residuals
+
+        @jax.jit
+        def linearize(params: Params) -> tuple[jax.Array, Params]:
+            # Forwards, as the solver is differentiated.
+            derivatives, residuals = jax.jacfwd(residuals_twice, has_aux=True)(params)
+            return residuals, derivatives
+
+        return linearize
+
+    def jacobian(self, params: Params) -> np.ndarray:
+        """The derivatives as a matrix, shape (residuals, parameters)."""
+        _, derivatives = self.linearize(params)
+        return np.stack([np.ravel(d) for d in jax.tree.leaves(derivatives)], axis=1)
 
     def loss_and_gradient(
         self, decode: Callable[[Params], Params]
     ) -> example_io.LossAndGradient:
-        """Compiled, for parameters in the form that `decode` undoes."""
+        """Half the mean square of the residuals: about 0.5 for the true parameters.
 
-        def loss_twice(params: Params) -> tuple[jax.Array, jax.Array]:
-            loss = self.loss(decode(params))
-            return loss, loss
+        Args:
+          decode: Maps the optimizer's form of the parameters to the constants.
+        """
 
         @jax.jit
-        def loss_and_gradient(params: Params) -> tuple[jax.Array, Params]:
-            # Forwards, as the solver is differentiated.
-            grads, loss = jax.jacfwd(loss_twice, has_aux=True)(params)
-            return loss, grads
+        def chain_rule(
+            params: Params, residuals: jax.Array, derivatives: Params
+        ) -> tuple[jax.Array, Params]:
+            _, pull_back = jax.vjp(decode, params)
+            grads = jax.tree.map(lambda d: jnp.mean(residuals * d), derivatives)
+            return 0.5 * jnp.mean(residuals**2), pull_back(grads)[0]
 
-        return loss_and_gradient
+        return lambda params: chain_rule(params, *self.linearize(decode(params)))
 
 
 def make_problem(seed: int) -> Problem:
     """Simulate the measurement."""
     times = jnp.logspace(-3.5, 2.0, 45)
-    exact = jax.jit(absorbance)(constants("truth"), times)
+    exact = absorbance(constants("truth"), times)
     noise = np.random.default_rng(seed).normal(size=exact.shape)
     data = exact + NOISE * noise
     return Problem(
@@ -230,20 +256,15 @@ def compare(
 def run_least_squares(problem: Problem, evaluations: int) -> example_io.Run:
     """SciPy's trust-region method for sums of squares, which sees all residuals."""
     start, unravel = ravel_pytree(constants("start"))
-
-    def residuals(vector: jax.Array) -> jax.Array:
-        return problem.residuals(unravel(vector)).ravel()
-
-    compiled, jacobian = jax.jit(residuals), jax.jit(jax.jacfwd(residuals))
     name = "least_squares (SciPy)"
     losses, history = [], []
 
     def evaluate(vector: np.ndarray) -> np.ndarray:
-        values = np.asarray(compiled(jnp.asarray(vector)))
-        losses.append(0.5 * np.mean(values**2))
         history.append(unravel(jnp.asarray(vector)))
+        residuals = np.ravel(problem.residuals(history[-1]))
+        losses.append(0.5 * np.mean(residuals**2))
         progress.update()
-        return values
+        return residuals
 
     with tqdm(
         total=evaluations, desc=name, unit=" evaluations", leave=False
@@ -252,7 +273,7 @@ def run_least_squares(problem: Problem, evaluations: int) -> example_io.Run:
             evaluate,
             np.asarray(start),
             # A function is fine, though pyright reads that only strings are.
-            jac=lambda vector: np.asarray(jacobian(vector)),  # type: ignore
+            jac=lambda vector: problem.jacobian(unravel(jnp.asarray(vector))),  # type: ignore
             bounds=(np.asarray(ravel_pytree(lower_bounds())[0]), np.inf),
             x_scale="jac",
             max_nfev=evaluations,
@@ -262,13 +283,13 @@ def run_least_squares(problem: Problem, evaluations: int) -> example_io.Run:
 
 def standard_errors(problem: Problem, params: Params) -> Params:
     """Of the estimates, from the curvature that the known noise implies."""
-    vector, unravel = ravel_pytree(params)
-    jacobian = jax.jit(jax.jacfwd(lambda v: problem.residuals(unravel(v)).ravel()))
+    _, unravel = ravel_pytree(params)
+    jacobian = problem.jacobian(params)
     # Scaled first: as they are, the matrix to invert has a condition of 1e17.
-    lengths = jnp.linalg.norm(jacobian(vector), axis=0)
-    scaled = jacobian(vector) / lengths
-    variances = jnp.diag(jnp.linalg.inv(scaled.T @ scaled))
-    return unravel(jnp.sqrt(variances) / lengths)
+    lengths = np.linalg.norm(jacobian, axis=0)
+    scaled = jacobian / lengths
+    variances = np.diag(np.linalg.inv(scaled.T @ scaled))
+    return unravel(np.sqrt(variances) / lengths)
 
 
 def plot(
@@ -278,7 +299,7 @@ def plot(
     figure, axes = plt.subplots(2, 2, figsize=(14, 8.5), layout="constrained")
     (fit, loss), (steps, errors) = axes
 
-    curves = jax.jit(absorbance)(plain.rprop.best_params, problem.times)
+    curves = absorbance(plain.rprop.best_params, problem.times)
     for colour, substrate, points, curve in zip(
         example_io.COLOURS, SUBSTRATE, problem.data, curves, strict=False
     ):
@@ -313,7 +334,7 @@ def plot(
     loss.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
 
     evaluations = np.arange(1, len(plain.rprop.losses) + 1)
-    summaries = [diagnostics_by_leaf(state) for state in plain.rprop.opt_states]
+    summaries = list(map(jax.jit(diagnostics_by_leaf), plain.rprop.opt_states))
     truth = constants("truth")
     for (name, constant), colour, style in zip(
         CONSTANTS.items(), example_io.COLOURS, example_io.LINE_STYLES, strict=True

@@ -68,22 +68,14 @@ def test_killed_run_resumes_bit_for_bit(tmp_path):
         assert process.returncode == -signal.SIGKILL
 
     steps = int(saving[1]) + 100
-    outputs = finish_all(
-        [
-            ("checkpoint_resume.py", *every_ten, folder, "--steps", steps)
-            for folder in (tmp_path / "killed", tmp_path / "uninterrupted")
-        ]
-    )
-    newest = int(re.search(r"^Resumed at step (\d+)$", outputs[0], re.M)[1])
+    options = (*every_ten, tmp_path / "killed", "--steps", steps)
+    (output,) = finish_all([("checkpoint_resume.py", *options)])
+    newest = int(re.search(r"^Resumed at step (\d+)$", output, re.M)[1])
     # The checkpoint that was being written may be lost, but not the one before.
     assert 20 <= newest < steps
-    assert "Resumed" not in outputs[1]
-    fingerprints = [
-        re.search(r"^Fingerprint ([0-9a-f]{64})$", output, re.M)[1]
-        for output in outputs
-    ]
-    assert fingerprints[0] == fingerprints[1]
-    assert all("Identical, bit for bit" in output for output in outputs)
+    assert re.search(r"^Fingerprint [0-9a-f]{64}$", output, re.M)
+    # It has trained again, from the start and without a stop, to compare.
+    assert "Identical, bit for bit, to the uninterrupted run" in output
 
 
 @pytest.fixture
