@@ -1,6 +1,6 @@
 """Data sets and networks for the study of training on mini-batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from sklearn import datasets
 
 Params = Any
 PROBEN1 = ("thyroid1", "soybean1", "building1", "diabetes1", "flare1", "heart1")
-HIDDEN_UNITS = 64
+HIDDEN = (64, 64)
 
 
 class Problem(NamedTuple):
@@ -68,10 +68,12 @@ def _affine(layer: dict[str, jax.Array], inputs: jax.Array) -> jax.Array:
     return inputs @ layer["weights"] + layer["bias"]
 
 
-def multilayer(name: str, inputs: np.ndarray, targets: np.ndarray) -> Problem:
-    """A network of two hidden layers of 64 rectified linear units."""
+def multilayer(
+    name: str, inputs: np.ndarray, targets: np.ndarray, hidden: Sequence[int] = HIDDEN
+) -> Problem:
+    """A network of hidden layers of rectified linear units."""
     outputs = targets.max() + 1 if targets.ndim == 1 else targets.shape[1]
-    sizes = (inputs.shape[1], HIDDEN_UNITS, HIDDEN_UNITS, int(outputs))
+    sizes = (inputs.shape[1], *hidden, int(outputs))
 
     def init(key: jax.Array) -> Params:
         keys = jax.random.split(key, len(sizes) - 1)
@@ -166,17 +168,28 @@ def _column(targets: np.ndarray) -> np.ndarray:
     return ((targets - targets.mean()) / targets.std()).astype(np.float32)[:, None]
 
 
-def packaged(*, quick: bool = False) -> list[Problem]:
-    """The problems that need no files: from scikit-learn, or generated."""
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Scikit-learn's handwritten digits: images from 0 to 1, and classes."""
     digits: Any = datasets.load_digits()
-    images = (digits.images / 16).astype(np.float32)
+    return (digits.images / 16).astype(np.float32), digits.target
+
+
+def small() -> Problem:
+    """For a smoke run: a network that compiles fast."""
+    images, targets = _digits()
+    return multilayer("digits", images.reshape(-1, 64), targets, hidden=(16,))
+
+
+def packaged() -> list[Problem]:
+    """The problems that need no files: from scikit-learn, or generated."""
+    images, targets = _digits()
     cancer: Any = datasets.load_breast_cancer()
     friedman: Any = datasets.make_friedman1(2000, noise=1.0, random_state=0)
     shells: Any = datasets.make_gaussian_quantiles(
         n_samples=10_000, n_features=6, n_classes=4, random_state=0
     )
     clusters: Any = datasets.make_classification(
-        n_samples=6_000 if quick else 60_000,
+        n_samples=60_000,
         n_features=20,
         n_informative=10,
         n_classes=5,
@@ -185,12 +198,12 @@ def packaged(*, quick: bool = False) -> list[Problem]:
         random_state=0,
     )
     return [
-        multilayer("digits", images.reshape(-1, 64), digits.target),
+        multilayer("digits", images.reshape(-1, 64), targets),
         multilayer("cancer", cancer.data, cancer.target),
         multilayer("friedman1", friedman[0], _column(friedman[1])),
         multilayer("shells", *shells),
         multilayer("clusters", *clusters),
-        convolutional("digits, convolutional", images, digits.target),
+        convolutional("digits, convolutional", images, targets),
         recurrent("marked sum, recurrent", *_marked_sum(4000)),
     ]
 

@@ -78,17 +78,22 @@ def test_vectorized_training_is_plain_training(problem):
     curves = minibatch.train(problem, data, methods, size, steps)
     assert curves.test_error.shape == (minibatch.CHECKPOINTS, 2, 3)
     order = minibatch.batches(120, size, steps, 2)
-    gradient = jax.jit(
-        jax.grad(lambda params, *batch: problem.loss_and_error(params, *batch)[0])
+    gradient = jax.grad(
+        lambda params, *batch: problem.loss_and_error(params, *batch)[0]
     )
     for column, tx in enumerate((optax.sgd(0.01), optax.sgd(0.03), optax.adam(0.02))):
         seed = 1
         params = problem.init(jax.random.key(seed))
         state = tx.init(params)
+
+        @jax.jit
+        def train_step(params, state, *batch, tx=tx):
+            updates, state = tx.update(gradient(params, *batch), state, params)
+            return optax.apply_updates(params, updates), state
+
         for step in range(steps):
             batch = (part[seed][order[step, seed]] for part in data.train)
-            updates, state = tx.update(gradient(params, *batch), state, params)
-            params = optax.apply_updates(params, updates)
+            params, state = train_step(params, state, *batch)
         _, error = problem.loss_and_error(params, *(part[seed] for part in data.test))
         last = curves.test_error[-1, seed, column]
         assert last == pytest.approx(float(error), rel=1e-3)
@@ -116,6 +121,7 @@ def test_probabilistic_rprop_follows_its_description():
     grads = np.random.default_rng(1).normal(0.5, 1, 40)
     tx = minibatch_methods.probabilistic_rprop(0.05)
     state = tx.init(jnp.zeros(()))
+    update = jax.jit(tx.update)
 
     def cdf(z):
         return 0.5 * (1 + math.erf(z / math.sqrt(2)))
@@ -123,7 +129,7 @@ def test_probabilistic_rprop_follows_its_description():
     mean = square = 0.0
     before, step = 0.5, 0.01
     for number, grad in enumerate(grads, 1):
-        updates, state = tx.update(jnp.asarray(grad, "float32"), state)
+        updates, state = update(jnp.asarray(grad, "float32"), state)
         mean, square = 0.99 * mean + 0.01 * grad, 0.99 * square + 0.01 * grad**2
         correction = 1 - 0.99**number
         variance = max(square / correction - (mean / correction) ** 2, 0)
