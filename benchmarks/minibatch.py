@@ -16,6 +16,7 @@ minibatch_signs.png.
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import math
 import time
@@ -101,6 +102,13 @@ def _over_networks(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.vmap(jax.vmap(function, (0, None, None)))
 
 
+@functools.cache
+def _initializer(init: Callable[[jax.Array], Any]) -> Callable[..., Any]:
+    """Makes the first seeds' parameters; compiled once, as random numbers take long."""
+    over_seeds = jax.jit(jax.vmap(init))
+    return lambda seeds: over_seeds(jax.vmap(jax.random.key)(jnp.arange(seeds)))
+
+
 def train(
     problem: Problem, data: Split, methods: Sequence[Method], size: int, steps: int
 ) -> Curves:
@@ -120,9 +128,8 @@ def train(
         return jax.tree.map(lambda leaf: leaf[:, part], tree)
 
     def run(
-        keys: jax.Array, data: Split, order: jax.Array, grids: Any
+        params: Any, data: Split, order: jax.Array, grids: Any
     ) -> tuple[jax.Array, ...]:
-        params = jax.vmap(problem.init)(keys)
         params = jax.tree.map(
             lambda leaf: jnp.repeat(leaf[:, None], ends[-1], axis=1), params
         )
@@ -181,8 +188,8 @@ def train(
 
     order = batches(rows, size, steps, seeds)
     order = order.reshape(CHECKPOINTS, -1, *order.shape[1:])
-    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    curves = jax.jit(run)(keys, jax.tree.map(jnp.asarray, data), order, grids)
+    params = _initializer(problem.init)(seeds)
+    curves = jax.jit(run)(params, jax.tree.map(jnp.asarray, data), order, grids)
     # A network that diverged is as bad as can be, not unknown.
     return Curves(
         *(
@@ -322,7 +329,7 @@ def look_inside(problem: Problem, data: Split, size: int, steps: int) -> Inside:
     def fraction(hits: jax.Array, among: jax.Array) -> jax.Array:
         return jnp.sum(hits & among) / jnp.maximum(jnp.sum(among), 1)
 
-    def one_seed(key: jax.Array, data: Any, order: jax.Array) -> Inside:
+    def one_seed(params: Any, data: Any, order: jax.Array) -> Inside:
         def step(carry: Any, rows: jax.Array) -> tuple[Any, Any]:
             params, tested, ruled = carry
             grads = jax.grad(loss)(params, *(part[rows] for part in data.train))
@@ -362,15 +369,14 @@ def look_inside(problem: Problem, data: Split, size: int, steps: int) -> Inside:
             )
             return step(carry, rows[-1])[0], inside
 
-        params = problem.init(key)
         start = params, test.init(params), rule.init(params)
         return jax.lax.scan(interval, start, order)[1]
 
     order = np.moveaxis(batches(rows, size, steps, seeds), 1, 0)
     order = order.reshape(seeds, INSIDE_CHECKPOINTS, -1, size)
-    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    params = _initializer(problem.init)(seeds)
     arrays = jax.tree.map(jnp.asarray, data)
-    result = jax.jit(jax.vmap(one_seed, out_axes=1))(keys, arrays, order)
+    result = jax.jit(jax.vmap(one_seed, out_axes=1))(params, arrays, order)
     return jax.tree.map(np.asarray, result)
 
 

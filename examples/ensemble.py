@@ -117,28 +117,25 @@ class Trained(NamedTuple):
 
 
 def train(
-    keys: jax.Array,
+    params: Params,
     splits: Splits,
     *,
     together: bool,
-    hidden_units: int,
     epochs: int,
     on_epoch: Callable[[], Any],
 ) -> Trained:
-    """Train one network for each key together, or the one of a single key.
+    """Train one network, or many.
 
     Args:
-      keys: Shape (networks,), or () if not `together`.
+      params: Where to start; of many networks, with one more, first axis.
       splits: The data.
       together: Whether there are many networks, whose steps are taken at once.
-      hidden_units: Of each network.
       epochs: Full-batch steps.
       on_epoch: Called after each.
     """
     optimizer = rprop()
 
-    def start(key: jax.Array) -> Training:
-        params = initial_params(key, hidden_units)
+    def start(params: Params) -> Training:
         return Training(params, optimizer.init(params), params, jnp.array(jnp.inf))
 
     def step(network: Training) -> tuple[Training, jax.Array]:
@@ -161,7 +158,7 @@ def train(
         jax.debug.callback(on_epoch)
         return network, loss
 
-    network, losses = jax.lax.scan(epoch, start(keys), None, length=epochs)
+    network, losses = jax.lax.scan(epoch, start(params), None, length=epochs)
     return Trained(network.best_params, network.best_loss, losses.T)
 
 
@@ -179,31 +176,32 @@ def time_call(function: Callable[..., Any], *arguments: Any) -> Timed:
     return Timed(result, time.perf_counter() - begin)
 
 
-def train_together(keys: jax.Array, splits: Splits, settings: dict[str, int]) -> Timed:
+def train_together(params: Params, splits: Splits, epochs: int) -> Timed:
     """All networks at once."""
-    with tqdm(total=settings["epochs"], desc="compiling", unit=" epochs") as progress:
+    with tqdm(total=epochs, desc="compiling", unit=" epochs") as progress:
         loop = functools.partial(
-            train, together=True, on_epoch=progress.update, **settings
+            train, together=True, epochs=epochs, on_epoch=progress.update
         )
-        compiled = jax.jit(loop).lower(keys, splits).compile()
+        compiled = jax.jit(loop).lower(params, splits).compile()
         progress.set_description("together")
-        timed = time_call(compiled, keys, splits)
+        timed = time_call(compiled, params, splits)
         jax.effects_barrier()
     return timed
 
 
-def train_one_by_one(
-    keys: jax.Array, splits: Splits, settings: dict[str, int]
-) -> Timed:
-    """One network after the other, by the same code and as well compiled.
+def train_one_by_one(params: Params, splits: Splits, epochs: int, count: int) -> Timed:
+    """The first networks one after the other, by the same code and as well compiled.
 
     The result is the best validation loss of each.
     """
-    loop = functools.partial(train, together=False, on_epoch=lambda: None, **settings)
-    compiled = jax.jit(loop).lower(keys[0], splits).compile()
+    networks = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
+    loop = functools.partial(
+        train, together=False, epochs=epochs, on_epoch=lambda: None
+    )
+    compiled = jax.jit(loop).lower(networks[0], splits).compile()
     runs = [
-        time_call(compiled, key, splits)
-        for key in tqdm(keys, desc="one by one", unit=" networks")
+        time_call(compiled, network, splits)
+        for network in tqdm(networks, desc="one by one", unit=" networks")
     ]
     losses = np.array([run.result.validation_loss for run in runs])
     return Timed(losses, sum(run.seconds for run in runs))
@@ -313,10 +311,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     splits = load_splits(options.seed)
     keys = jax.random.split(jax.random.key(options.seed), options.networks)
-    settings = {"hidden_units": options.hidden_units, "epochs": options.epochs}
-    networks, together_seconds = train_together(keys, splits, settings)
+    params = jax.vmap(lambda key: initial_params(key, options.hidden_units))(keys)
+    networks, together_seconds = train_together(params, splits, options.epochs)
     alone_losses, alone_seconds = train_one_by_one(
-        keys[: options.one_by_one], splits, settings
+        params, splits, options.epochs, options.one_by_one
     )
 
     rows, every = tabulate_test(networks, splits.test)

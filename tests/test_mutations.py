@@ -59,19 +59,21 @@ class Mutation(NamedTuple):
       check: The check that must fail on it.
       edits: Module, text, and what the text is replaced by.
       variants: The variants that it spoils.
-      layouts: The layouts in which it can be made.
+      layouts: The layouts in which it is made. Both share the rule, but each has moves
+        of its own.
     """
 
     check: object
     edits: tuple
     variants: tuple = checks.VARIANTS
-    layouts: tuple = checks.LAYOUTS
+    layouts: tuple = ("split",)
 
 
 MUTATIONS = {
     "update one step late": Mutation(
         check_golden,
         (("_transform", "= layout.moves(new_memory)", "= layout.moves(memory)"),),
+        layouts=checks.LAYOUTS,
     ),
     "step size adapted one step late": Mutation(
         check_golden,
@@ -82,6 +84,7 @@ MUTATIONS = {
                 "layout.moves(layout.encode(prev_step_sizes, adapted.signs))",
             ),
         ),
+        layouts=checks.LAYOUTS,
     ),
     "raw product of gradients": Mutation(
         check_vanishing,
@@ -94,7 +97,6 @@ MUTATIONS = {
             ),
             *KEEP_GRADIENT,
         ),
-        layouts=("split",),
     ),
     "sign change not zeroed": Mutation(
         check_golden,
@@ -116,11 +118,13 @@ MUTATIONS = {
             ),
         ),
         UNDOING,
+        checks.LAYOUTS,
     ),
     "undone in the wrong direction": Mutation(
         check_golden,
         (("_transform", "-layout.moves(memory)", "layout.moves(memory)"),),
         UNDOING,
+        checks.LAYOUTS,
     ),
     "never undone": Mutation(
         check_golden,

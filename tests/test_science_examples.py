@@ -93,9 +93,8 @@ def test_standing_still_fails(precision, monkeypatch, tmp_path, capsys):
 def test_untrained_networks_fail(monkeypatch, tmp_path, capsys):
     """Guesses, and other losses together than alone, end with status 1."""
 
-    def untrained(keys, splits, settings):
-        params = jax.vmap(lambda key: ensemble.initial_params(key, 2))(keys)
-        losses = jnp.ones((len(keys), 1))
+    def untrained(params, splits, epochs):
+        losses = jnp.ones((2, 1))
         return ensemble.Timed(ensemble.Trained(params, losses[:, 0], losses), 1.0)
 
     monkeypatch.setattr(ensemble, "train_together", untrained)
@@ -297,13 +296,14 @@ def test_networks_are_independent():
     """Trained together, each ends as it does alone; the best epoch is the one kept."""
     splits = ensemble.load_splits(seed=0)
     keys = jax.random.split(jax.random.key(1), 3)
-    settings = {"hidden_units": 4, "epochs": 30, "on_epoch": lambda: None}
+    params = jax.vmap(lambda key: ensemble.initial_params(key, 4))(keys)
 
-    def train(keys, together):
-        loop = functools.partial(ensemble.train, together=together, **settings)
-        return jax.jit(loop)(keys, splits)
+    def train(params, together):
+        settings = {"together": together, "epochs": 30, "on_epoch": lambda: None}
+        return jax.jit(functools.partial(ensemble.train, **settings))(params, splits)
 
-    together, alone = train(keys, True), train(keys[1], False)
+    together = train(params, True)
+    alone = train(jax.tree.map(lambda leaf: leaf[1], params), False)
     assert together.validation_losses.shape == (3, 30)
     np.testing.assert_allclose(
         together.validation_losses[1], alone.validation_losses, rtol=1e-3

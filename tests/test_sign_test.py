@@ -33,6 +33,7 @@ def noisy_gradients(steps=STEPS, size=SIZE, seed=0):
     return grads
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def play(tx, grads):
     """Updates and states of every step, stacked."""
 
