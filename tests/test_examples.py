@@ -67,7 +67,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path):
         process.communicate(timeout=TIMEOUT)
         assert process.returncode == -signal.SIGKILL
 
-    steps = int(saving[1]) + 100
+    steps = int(saving[1]) + 20
     options = (*every_ten, tmp_path / "killed", "--steps", steps)
     (output,) = finish_all([("checkpoint_resume.py", *options)])
     newest = int(re.search(r"^Resumed at step (\d+)$", output, re.M)[1])

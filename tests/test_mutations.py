@@ -241,10 +241,14 @@ def test_mistake_is_caught(x64, load, mistake, variant, state_layout):
         mutation.check(variant, state_layout)
 
 
-@pytest.mark.parametrize("state_layout", checks.LAYOUTS)
 @pytest.mark.parametrize("variant", checks.VARIANTS)
 @pytest.mark.parametrize(
-    "check", [check_golden, check_reference, check_reference_nan, check_vanishing]
+    ("check", "state_layout"),
+    dict.fromkeys(
+        (mutation.check, state_layout)
+        for mutation in MUTATIONS.values()
+        for state_layout in mutation.layouts
+    ),
 )
 def test_copy_passes_unless_broken(x64, load, check, variant, state_layout):
     """What fails above is the mistake, not the copy."""
