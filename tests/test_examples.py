@@ -19,6 +19,7 @@ import checkpoint_resume
 import data_parallel
 from flax import nnx
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 EXAMPLES = Path(data_parallel.__file__).parent
 TIMEOUT = 240
 
@@ -78,14 +79,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path):
     assert "Identical, bit for bit, to the uninterrupted run" in output
 
 
-@pytest.fixture
-def standard_promotion():
-    """Users run examples without strict promotion, and Flax relies on that."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-def test_fingerprint_sees_every_leaf(standard_promotion):
+def test_fingerprint_sees_every_leaf():
     """One flipped bit in any array of the state is a difference."""
     training = checkpoint_resume.Training()
     reference = checkpoint_resume.fingerprint(training)
@@ -101,7 +95,7 @@ def test_fingerprint_sees_every_leaf(standard_promotion):
     assert checkpoint_resume.fingerprint(training) == reference
 
 
-def test_restores_every_leaf(standard_promotion, tmp_path, capsys):
+def test_restores_every_leaf(tmp_path, capsys):
     """A start after the last step trains no more, and has all bits of the state."""
     options = ["--steps", "3", "--output-dir", str(tmp_path)]
     assert checkpoint_resume.main(options) == 0
@@ -112,9 +106,7 @@ def test_restores_every_leaf(standard_promotion, tmp_path, capsys):
         checkpoint_resume.main(["--steps", "2", "--output-dir", str(tmp_path)])
 
 
-def test_other_bits_than_the_uninterrupted_run_fail(
-    standard_promotion, monkeypatch, capsys
-):
+def test_other_bits_than_the_uninterrupted_run_fail(monkeypatch, capsys):
     """The check of the result can fail, and says so."""
     monkeypatch.setattr(
         checkpoint_resume,
@@ -133,7 +125,7 @@ def free_port():
 
 
 @pytest.mark.slow
-def test_devices_and_processes_change_only_the_rounding(standard_promotion, tmp_path):
+def test_devices_and_processes_change_only_the_rounding(tmp_path):
     """One device, eight, and two processes of four take the same path."""
     steps = 40
     eight = data_parallel.train(jax.devices(), steps=steps, shard_parameters=False)

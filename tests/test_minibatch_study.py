@@ -22,12 +22,7 @@ import minibatch_problems  # noqa: E402
 
 import optax_rprop  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """The study is a script, run without strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The example on mini-batches, in a small setting."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -8,15 +7,9 @@ pytest.importorskip("flax", minversion="0.12", reason="needs the current Flax NN
 import train_minibatch
 from flax import nnx
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 SMALL = ["--epochs", "5", "--hidden-units", "16"]
 UNTRAINED = train_minibatch.Record(2.3, 0.1, None)
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Users run the example without strict promotion, and Flax relies on that."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_learns_where_plain_rprop_fails(tmp_path, capsys):

@@ -1,19 +1,12 @@
 """The main example, in a small setting."""
 
-import jax
 import pytest
 
 pytest.importorskip("flax", minversion="0.12", reason="needs the current Flax NNX API")
 import train_mlp
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 SMALL = ["--epochs", "25", "--patience", "25", "--hidden-units", "16"]
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Users run the example without strict promotion, and Flax relies on that."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.mark.parametrize("variant", ["irprop-", "irprop+"])
