@@ -136,6 +136,18 @@ def test_evaluations_are_counted_as_they_happen(x64, name):
         np.testing.assert_array_equal(trace.losses, seen)
 
 
+@pytest.mark.parametrize("contender", contenders.CONTENDERS, ids=lambda c: c.name)
+def test_every_contender_descends(x64, contender):
+    """Traced only: those that differ in kind run above."""
+    problem = problems.rosenbrock(4)
+    run = contenders.descend(problem, contender, budget=5)
+    with jax.numpy_dtype_promotion("standard"):
+        trace = jax.eval_shape(
+            run, jnp.array(0.01), problem.start(0), 0.0, {"train": problem.train}
+        )
+    assert trace.losses.shape == trace.evaluations.shape == (5,)
+
+
 def test_runs_stop_at_the_target(x64):
     """The first step at the target ends the run, and `until` finds it."""
     runner = contenders.Runner(

@@ -294,8 +294,8 @@ def data_dir(tmp_path):
 
 @pytest.mark.slow
 def test_whole_quick_run(data_dir, tmp_path, monkeypatch, capsys):
-    """Every table, protocol, variant and data set is trained, compared and drawn."""
-    # The first variant and the last: each takes seconds to compile.
+    """Every table, protocol and data set is trained, compared and drawn."""
+    # Two of the variants: each takes seconds to compile.
     some = {name: proben1.MARKERS[name] for name in ("rprop-", "irprop+")}
     monkeypatch.setattr(proben1, "MARKERS", some)
     tables = [
