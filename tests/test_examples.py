@@ -95,15 +95,23 @@ def test_fingerprint_sees_every_leaf():
     assert checkpoint_resume.fingerprint(training) == reference
 
 
-def test_restores_every_leaf(tmp_path, capsys):
-    """A start after the last step trains no more, and has all bits of the state."""
-    options = ["--steps", "3", "--output-dir", str(tmp_path)]
-    assert checkpoint_resume.main(options) == 0
+def test_restores_every_leaf(monkeypatch, tmp_path, capsys):
+    """A start after the last step has all bits of the state, without training."""
+
+    def start(steps):
+        options = ["--steps", str(steps), "--output-dir", str(tmp_path)]
+        return checkpoint_resume.train_with_checkpoints(
+            checkpoint_resume.parse_options(options)
+        )
+
+    trained = checkpoint_resume.fingerprint(start(3))
     assert "Resumed" not in capsys.readouterr().out
-    assert checkpoint_resume.main(options) == 0
+    # Trained anew, it would end with the same bits.
+    monkeypatch.setattr(checkpoint_resume, "train", lambda *_, **__: None)
+    assert checkpoint_resume.fingerprint(start(3)) == trained
     assert "Resumed at step 3\n" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="at step 3, beyond --steps 2"):
-        checkpoint_resume.main(["--steps", "2", "--output-dir", str(tmp_path)])
+        start(2)
 
 
 def test_other_bits_than_the_uninterrupted_run_fail(monkeypatch, capsys):
