@@ -103,10 +103,9 @@ def _over_networks(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.cache
-def _initializer(init: Callable[[jax.Array], Any]) -> Callable[..., Any]:
-    """Makes the first seeds' parameters; compiled once, as random numbers take long."""
-    over_seeds = jax.jit(jax.vmap(init))
-    return lambda seeds: over_seeds(jax.vmap(jax.random.key)(jnp.arange(seeds)))
+def initial_params(init: Callable[[jax.Array], Any], seeds: int) -> Any:
+    """Of the first seeds; kept, as random numbers take longest to compile."""
+    return jax.jit(jax.vmap(init))(jax.vmap(jax.random.key)(jnp.arange(seeds)))
 
 
 def train(
@@ -188,7 +187,7 @@ def train(
 
     order = batches(rows, size, steps, seeds)
     order = order.reshape(CHECKPOINTS, -1, *order.shape[1:])
-    params = _initializer(problem.init)(seeds)
+    params = initial_params(problem.init, seeds)
     curves = jax.jit(run)(params, jax.tree.map(jnp.asarray, data), order, grids)
     # A network that diverged is as bad as can be, not unknown.
     return Curves(
@@ -374,7 +373,7 @@ def look_inside(problem: Problem, data: Split, size: int, steps: int) -> Inside:
 
     order = np.moveaxis(batches(rows, size, steps, seeds), 1, 0)
     order = order.reshape(seeds, INSIDE_CHECKPOINTS, -1, size)
-    params = _initializer(problem.init)(seeds)
+    params = initial_params(problem.init, seeds)
     arrays = jax.tree.map(jnp.asarray, data)
     result = jax.jit(jax.vmap(one_seed, out_axes=1))(params, arrays, order)
     return jax.tree.map(np.asarray, result)

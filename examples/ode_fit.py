@@ -173,7 +173,9 @@ class Problem:
     def loss_and_gradient(
         self, decode: Callable[[Params], Params]
     ) -> example_io.LossAndGradient:
-        """Half the mean square of the residuals: about 0.5 for the true parameters.
+        """The loss, half the mean square of the residuals, and its gradient.
+
+        The loss of the true parameters is about 0.5.
 
         Args:
           decode: Maps the optimizer's form of the parameters to the constants.

@@ -15,11 +15,16 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture
-def x64():
-    """Double precision for one test."""
-    jax.config.update("jax_enable_x64", True)
+def precision():
+    """Takes back the precision that a script sets."""
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def x64(precision):
+    """Double precision for one test."""
+    jax.config.update("jax_enable_x64", True)
 
 
 @pytest.fixture

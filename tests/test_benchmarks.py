@@ -34,15 +34,14 @@ def numbers(tree):
 
 
 @pytest.fixture
-def run_script(monkeypatch):
+def run_script(monkeypatch, precision):
     """A function that runs a script in this process: imports cost as much as runs."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     contenders = importlib.import_module("contenders")
     # All run through the same code, and each takes seconds to compile.
     some = [c for c in contenders.CONTENDERS if c.name in {"irprop+", "Adam", "L-BFGS"}]
     monkeypatch.setattr(contenders, "CONTENDERS", some)
-    # Users have neither strict promotion nor double precision set; for all threads, as
-    # some scripts work in several.
+    # Users have no strict promotion; for all threads, as some scripts work in several.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
 
     def run(name, *arguments):
@@ -52,7 +51,6 @@ def run_script(monkeypatch):
 
     yield run
     jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.mark.slow

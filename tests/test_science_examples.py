@@ -35,13 +35,6 @@ TABLES = {
 }
 
 
-@pytest.fixture
-def precision():
-    """Some scripts set double precision: takes it back."""
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_reports_and_draws(name, precision, monkeypatch, tmp_path, capsys):
