@@ -7,17 +7,24 @@ from optax_rprop._diagnostics import (
     diagnostics_by_leaf,
     get_rprop_state,
 )
-from optax_rprop._sign_test import ResolveSignsState, resolve_signs
-from optax_rprop._state import PackedRpropState, RpropState
+from optax_rprop._resolve_signs import ResolveSignsState, resolve_signs
+from optax_rprop._layouts import StateLayout
+from optax_rprop._layouts.byte import ByteRpropState
+from optax_rprop._layouts.packed import PackedRpropState
+from optax_rprop._layouts.split import RpropState
+from optax_rprop._rule import Variant
 from optax_rprop._transform import scale_by_rprop
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ByteRpropState",
     "PackedRpropState",
     "ResolveSignsState",
     "RpropDiagnostics",
     "RpropState",
+    "StateLayout",
+    "Variant",
     "diagnostics",
     "diagnostics_by_leaf",
     "get_rprop_state",

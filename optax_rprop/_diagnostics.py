@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optax_rprop._state import LAYOUTS, RpropState
+from optax_rprop._layouts import LAYOUTS
+from optax_rprop._layouts.split import RpropState
 
 _STATE_TYPES = tuple(layout.state_type for layout in LAYOUTS.values())
 
@@ -77,17 +78,20 @@ def get_rprop_state(opt_state: Any) -> RpropState:
     (layout,) = (
         layout for layout in LAYOUTS.values() if type(state) is layout.state_type
     )
-    *trees, prev_value = state
+    trees = [getattr(state, name) for name in layout.parameter_fields]
     leaves, treedef = jax.tree.flatten(trees[0])
     memories = zip(leaves, *map(jax.tree.leaves, trees[1:]), strict=True)
-    decoded = [layout.decode(memory) for memory in memories]
+    read = [layout.read(memory, state) for memory in memories]
     return RpropState(
-        step_sizes=treedef.unflatten([step_sizes for step_sizes, _ in decoded]),
-        prev_grad_signs=treedef.unflatten(
-            [signs.astype(jnp.int8) for _, signs in decoded]
-        ),
-        prev_value=prev_value,
+        step_sizes=treedef.unflatten([step_sizes for step_sizes, _ in read]),
+        prev_grad_signs=treedef.unflatten([_remembered(codes) for _, codes in read]),
+        prev_value=state.prev_value,
+        variant=state.variant,
     )
+
+
+def _remembered(codes: jax.Array) -> jax.Array:
+    return jnp.where(jnp.abs(codes) == 2, 0, codes).astype(jnp.int8)
 
 
 def _replicate(leaf: jax.Array) -> jax.Array:

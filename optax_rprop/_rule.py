@@ -1,8 +1,11 @@
-"""The four Rprop rules, elementwise: arrays in, arrays out, no pytrees.
+"""The four Rprop rules, elementwise: signs in, decisions out.
 
 All four adapt one step size per coordinate by the signs of successive partial
 derivatives, and agree as long as a sign stays. They differ only in the step in
 which it changes: `VARIANTS` holds the differences, one row each.
+
+A rule sees no step size. It decides by signs alone, and a layout carries the
+decision out on what it stores.
 """
 
 from typing import Literal, NamedTuple
@@ -13,61 +16,81 @@ import jax.numpy as jnp
 Variant = Literal["rprop-", "rprop+", "irprop-", "irprop+"]
 
 
-class SignChange(NamedTuple):
+class RpropMinus(NamedTuple):
+    """Marks a state as that of ``rprop-``."""
+
+
+class RpropPlus(NamedTuple):
+    """Marks a state as that of ``rprop+``."""
+
+
+class IRpropMinus(NamedTuple):
+    """Marks a state as that of ``irprop-``."""
+
+
+class IRpropPlus(NamedTuple):
+    """Marks a state as that of ``irprop+``."""
+
+
+Mark = RpropMinus | RpropPlus | IRpropMinus | IRpropPlus
+
+
+class Rule(NamedTuple):
     """What a variant does with a coordinate whose gradient changes sign.
 
     Attributes:
-      forgets: True: make no new move and remember the sign 0, so that the next
-        step is neutral. False: move by the reduced step size and remember the
-        new sign.
-      undoes: Whether the coordinate's last update is taken back.
+      forgets: True: do not move, and remember the sign 0, so that the next step
+        is neutral. False: move by the reduced step size and remember the new sign.
+      takes_back: Whether the coordinate's last update is taken back.
+      mark: Marks the states of this variant.
     """
 
     forgets: bool
-    undoes: Literal["never", "always", "if the loss rose"]
+    takes_back: Literal["never", "always", "if the loss rose"]
+    mark: Mark
 
 
-VARIANTS: dict[str, SignChange] = {
-    "rprop-": SignChange(forgets=False, undoes="never"),
-    "irprop-": SignChange(forgets=True, undoes="never"),
-    "rprop+": SignChange(forgets=True, undoes="always"),
-    "irprop+": SignChange(forgets=True, undoes="if the loss rose"),
+VARIANTS: dict[Variant, Rule] = {
+    "rprop-": Rule(forgets=False, takes_back="never", mark=RpropMinus()),
+    "irprop-": Rule(forgets=True, takes_back="never", mark=IRpropMinus()),
+    "rprop+": Rule(forgets=True, takes_back="always", mark=RpropPlus()),
+    "irprop+": Rule(forgets=True, takes_back="if the loss rose", mark=IRpropPlus()),
 }
 
 
 class LossTrend(NamedTuple):
-    """What the loss says about the last step; both of shape (), dtype bool.
+    """What the loss says about the last step; dtype bool.
 
     Attributes:
       rose: The loss is greater than the last finite one, or has left the domain.
-      left_domain: The loss is NaN or +inf, so no gradient can be trusted.
+      left_domain: The loss is NaN or +inf after a finite one, so that no gradient
+        can be trusted.
     """
 
     rose: jax.Array | bool
     left_domain: jax.Array | bool
 
 
-ROSE = LossTrend(rose=True, left_domain=False)
-"""The trend that a variant assumes which undoes without looking at the loss."""
+class Decision(NamedTuple):
+    """What is to be done with each coordinate of one leaf.
 
-
-class Adapted(NamedTuple):
-    """The outcome of one step for one leaf.
+    The first of `take_back`, `grow` and `shrink` that holds counts. None stands for
+    nowhere.
 
     Attributes:
-      step_sizes: The adapted step sizes.
-      signs: The signs to remember. The move is ``-signs * step_sizes``.
-      skip: Where no move is to be made instead; None stands for nowhere.
-      undo: Where the last update is to be taken back instead, also if it is one of
-        `skip`; None stands for nowhere.
+      grow: The step size is multiplied by ``eta_plus``.
+      shrink: The step size is multiplied by ``eta_minus``.
+      take_back: The last update is taken back by the step size that made it.
+      codes: What is to be remembered, and with it the update, as `decide` has it.
     """
 
-    step_sizes: jax.Array
-    signs: jax.Array
-    skip: jax.Array | None
-    undo: jax.Array | None
+    grow: jax.Array
+    shrink: jax.Array
+    take_back: jax.Array | None
+    codes: jax.Array
 
 
+@jax.jit
 def compare_loss(
     value: jax.Array, prev_value: jax.Array
 ) -> tuple[LossTrend, jax.Array]:
@@ -75,7 +98,8 @@ def compare_loss(
 
     Args:
       value: The loss at the current parameters, shape ().
-      prev_value: The last finite loss, same shape and dtype.
+      prev_value: The last finite loss, same shape and dtype; the largest number of
+        the dtype stands for none.
 
     Returns:
       The trend, and the last finite loss from now on.
@@ -83,85 +107,77 @@ def compare_loss(
     # Compared with the largest finite numbers, not by `isinf`: an infinite
     # constant would trip `jax_debug_infs`.
     bounds = jnp.finfo(value.dtype)
-    left_domain = ~(value <= bounds.max)
-    trend = LossTrend(rose=left_domain | (value > prev_value), left_domain=left_domain)
-    finite = ~left_domain & (value >= bounds.min)
+    outside = ~(value <= bounds.max)
+    left_domain = outside & (prev_value < bounds.max)
+    rose = jnp.where(outside, left_domain, value > prev_value)
+    finite = ~outside & (value >= bounds.min)
+    trend = LossTrend(rose=rose, left_domain=left_domain)
     return trend, jnp.where(finite, value, prev_value)
 
 
 def _signed(grads: jax.Array, magnitudes: jax.Array) -> jax.Array:
     """Magnitudes times the signs of the gradient; NaN counts as 0."""
     # Selected, not multiplied: products of int8 are slow on CPU.
-    return jnp.where(
-        grads > 0,
-        magnitudes,
-        jnp.where(grads < 0, -magnitudes, jnp.zeros_like(magnitudes)),
-    )
+    negative = jax.lax.select(grads < 0, -magnitudes, jnp.zeros_like(magnitudes))
+    return jax.lax.select(grads > 0, magnitudes, negative)
 
 
-def adapt(
+def decide(
     grads: jax.Array,
-    step_sizes: jax.Array,
-    prev_signs: jax.Array,
+    codes: jax.Array,
+    trend: LossTrend | None,
     *,
-    forgets: bool,
-    undo_if: LossTrend | None,
+    rule: Rule,
     skip_zero_grads: bool,
-    eta_minus: jax.typing.ArrayLike,
-    eta_plus: jax.typing.ArrayLike,
-    min_step_size: jax.typing.ArrayLike,
-    max_step_size: jax.typing.ArrayLike,
-) -> Adapted:
-    """Apply one Rprop step to one leaf.
+) -> Decision:
+    """Apply a rule to one leaf.
+
+    A code tells what a coordinate remembers and what its last update was, so that it
+    can be taken back. With the step size d:
+
+    - 1 or -1: this sign is remembered, and the last update was -code * d.
+    - 2 or -2: nothing is remembered. The last update took the one before it back
+      and was +sign(code) * d. That d proved too long: it is to shrink in the next
+      step, and not before, since it may have to be taken back itself.
+    - 0: nothing is remembered, and there was no update.
 
     Args:
       grads: The gradient, of any shape and any real floating dtype.
-      step_sizes: The step sizes, same shape.
-      prev_signs: The remembered signs, -1, 0 or 1, same shape, any signed dtype.
-      forgets: See `SignChange`.
-      undo_if: The loss's trend, on which the last update is taken back; None for
-        the variants that never do.
-      skip_zero_grads: Keep the remembered sign where the gradient is 0.
-      eta_minus: Factor of a step size whose gradient changed sign.
-      eta_plus: Factor of a step size whose gradient kept its sign.
-      min_step_size: Lower bound of the step sizes.
-      max_step_size: Upper bound of the step sizes.
+      codes: The codes, same shape, any signed dtype.
+      trend: The loss's trend, for a rule that asks for it; None for the others.
+      rule: One row of `VARIANTS`.
+      skip_zero_grads: Keep what is remembered where the gradient is 0.
 
     Returns:
-      Step sizes and signs in the dtypes of the old ones, and where another move
-      than theirs is to be made.
+      The decision, with codes in the dtype of the old ones.
     """
-    signs = _signed(grads, jnp.ones_like(prev_signs))
+    zeros = jnp.zeros_like(codes)
+    new_codes = _signed(grads, jnp.ones_like(codes))
     # Signs decide, never a product of gradients: where they are small it underflows
     # to 0, and the step sizes silently stop adapting.
-    agreement = _signed(grads, prev_signs)
-    if undo_if is not None:
-        # A step that led to where its gradient is unknown went too far: take it
-        # as a change of sign. Where nothing is remembered, 0 stays 0.
-        unknown = jnp.isnan(grads) | undo_if.left_domain
-        agreement = jnp.where(undo_if.rose & unknown, -jnp.abs(prev_signs), agreement)
-    changed = agreement < 0
-
-    lower, upper, shrink, grow = (
-        jnp.asarray(number, step_sizes.dtype)
-        for number in (min_step_size, max_step_size, eta_minus, eta_plus)
-    )
-    # One `clip` around a selected factor says the same, but compiles to one more
-    # copy of a whole buffer on CPU and takes three times as long.
-    step_sizes = jnp.where(
-        agreement > 0,
-        jnp.clip(step_sizes * grow, lower, upper),
-        jnp.where(
-            changed,
-            jnp.clip(step_sizes * shrink, lower, upper),
-            jnp.clip(step_sizes, lower, upper),
-        ),
-    )
-    if forgets:
-        signs = jnp.where(changed, jnp.zeros_like(signs), signs)
-    undo = None if undo_if is None else changed & undo_if.rose
-    skip = None
+    agreement = _signed(grads, codes)
+    grow, changed = agreement == 1, agreement == -1
+    shrink = changed
+    taken_back = take_back = None
+    if rule.forgets:
+        new_codes = jax.lax.select(changed, zeros, new_codes)
+    if rule.takes_back != "never":
+        unknown = jnp.isnan(grads)
+        magnitudes = jnp.abs(codes)
+        taken_back = magnitudes == 2
+        if trend is None:
+            take_back = changed | unknown
+        else:
+            too_far = changed | (unknown & (magnitudes == 1))
+            take_back = (trend.rose & too_far) | trend.left_domain
+        shrink = changed | taken_back
+        back = jax.lax.select(taken_back, -codes, codes + codes)
+        new_codes = jax.lax.select(take_back, back, new_codes)
     if skip_zero_grads:
         skip = grads == 0
-        signs = jnp.where(skip & ~changed, prev_signs, signs)
-    return Adapted(step_sizes, signs, skip, undo)
+        kept = codes
+        if take_back is not None:
+            skip = skip & ~take_back
+            kept = jax.lax.select(taken_back, zeros, codes)
+        new_codes = jax.lax.select(skip, kept, new_codes)
+    return Decision(grow, shrink, take_back, new_codes)

@@ -1,20 +1,59 @@
 """The gradient transformation: maps the rule over a pytree."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_rprop._rule import ROSE, VARIANTS, LossTrend, Variant, adapt, compare_loss
-from optax_rprop._state import LAYOUTS, Fields, StateLayout, memory_dtype
+from optax_rprop._layouts import LAYOUTS, StateLayout
+from optax_rprop._layouts.interface import Fields, HyperParams, Layout
+from optax_rprop._rule import (
+    VARIANTS,
+    LossTrend,
+    Rule,
+    Variant,
+    compare_loss,
+    decide,
+)
 from optax_rprop._validation import (
     check_hyperparams,
+    check_option,
     check_params,
+    check_state,
     check_updates,
     check_value,
-    within_packed_range,
 )
+
+
+# Compiled by itself, so that leaves of one shape share one trace, and an update that
+# is not compiled as a whole is one call a leaf.
+@functools.partial(jax.jit, static_argnames=("rule", "layout", "skip_zero_grads"))
+def _update_leaf(
+    grads: jax.Array,
+    memory: Fields,
+    context: Any,
+    trend: LossTrend | None,
+    *,
+    rule: Rule,
+    layout: Layout,
+    skip_zero_grads: bool,
+) -> tuple[jax.Array, Fields]:
+    codes = layout.codes(memory, context)
+    decision = decide(grads, codes, trend, rule=rule, skip_zero_grads=skip_zero_grads)
+    memory = layout.advance(memory, decision, context)
+    # Read from the new memory as stored. Taken from the decision, XLA would compute
+    # the rule again from the old memory, which it then has to copy before the new one
+    # overwrites it.
+    moves = layout.moves(memory, context, grads.dtype)
+    if skip_zero_grads:
+        # What is remembered stays, but it is not acted on again.
+        held = grads == 0
+        if rule.takes_back != "never":
+            held &= jnp.abs(layout.codes(memory, context)) < 2
+        moves = jax.lax.select(held, jnp.zeros_like(moves), moves)
+    return moves, memory
 
 
 def scale_by_rprop(
@@ -57,76 +96,38 @@ def scale_by_rprop(
       >>> print(updates)
       [ 0.5 -0.5  0. ]
     """
-    check_hyperparams(
-        learning_rate=learning_rate,
-        eta_minus=eta_minus,
-        eta_plus=eta_plus,
-        min_step_size=min_step_size,
-        max_step_size=max_step_size,
-        variant=variant,
-        skip_zero_grads=skip_zero_grads,
-        state_layout=state_layout,
+    check_option("variant", variant, VARIANTS)
+    check_option("state_layout", state_layout, LAYOUTS)
+    hyperparams = HyperParams(
+        learning_rate, eta_minus, eta_plus, min_step_size, max_step_size
     )
-    if state_layout == "packed":
-        learning_rate, min_step_size, max_step_size = map(
-            within_packed_range, (learning_rate, min_step_size, max_step_size)
-        )
-    forgets, undoes = VARIANTS[variant]
+    check_hyperparams(**hyperparams._asdict(), skip_zero_grads=skip_zero_grads)
+    rule = VARIANTS[variant]
+    watches_loss = rule.takes_back == "if the loss rose"
     layout = LAYOUTS[state_layout]
+    numbers = layout.prepare(hyperparams, rule.takes_back != "never")
 
-    def init_leaf(param: Any) -> Fields:
-        # `full_like` and `zeros_like` keep the parameter's sharding.
-        return layout.encode(
-            jnp.full_like(param, learning_rate, dtype=memory_dtype(param)),
-            jnp.zeros_like(param, dtype=jnp.int8),
-        )
-
-    def build_state(
-        fields: list[Fields], treedef: Any, prev_value: jax.Array | None
-    ) -> Any:
+    def as_trees(leaves: list[Fields], treedef: Any) -> dict[str, Any]:
         # By number, not by `zip`: a tree without leaves has its fields too.
-        trees = {
-            name: treedef.unflatten([leaf[i] for leaf in fields])
-            for i, name in enumerate(layout.state_type._fields[:-1])
+        return {
+            name: treedef.unflatten([leaf[i] for leaf in leaves])
+            for i, name in enumerate(layout.parameter_fields)
         }
-        return layout.state_type(**trees, prev_value=prev_value)
 
     def init_fn(params: optax.Params) -> Any:
-        fields = [init_leaf(param) for param in check_params(params)]
+        leaves = [layout.init(param, numbers) for param in check_params(params)]
         prev_value = None
-        if undoes == "if the loss rose":
+        if watches_loss:
             dtype = jnp.result_type(float)
             # The largest number stands for "none yet": an infinity or a NaN would
             # trip JAX's debugging flags.
             prev_value = jnp.full((), jnp.finfo(dtype).max, dtype)
-        return build_state(fields, jax.tree.structure(params), prev_value)
-
-    def update_leaf(
-        grads: jax.Array, memory: Fields, undo_if: LossTrend | None
-    ) -> tuple[jax.Array, Fields]:
-        prev_step_sizes, prev_signs = layout.decode(memory)
-        adapted = adapt(
-            grads,
-            prev_step_sizes,
-            prev_signs,
-            forgets=forgets,
-            undo_if=undo_if,
-            skip_zero_grads=skip_zero_grads,
-            eta_minus=eta_minus,
-            eta_plus=eta_plus,
-            min_step_size=min_step_size,
-            max_step_size=max_step_size,
+        return layout.state_type(
+            **as_trees(leaves, jax.tree.structure(params)),
+            **layout.shared_fields(numbers),
+            prev_value=prev_value,
+            variant=rule.mark,
         )
-        new_memory = layout.encode(adapted.step_sizes, adapted.signs)
-        # The move is read from the new state as stored. Taken from `adapted`, XLA
-        # would compute the rule again from the old state, which it then has to
-        # copy before the new one overwrites it.
-        moves = layout.moves(new_memory)
-        if adapted.skip is not None:
-            moves = jnp.where(adapted.skip, jnp.zeros_like(moves), moves)
-        if adapted.undo is not None:
-            moves = jnp.where(adapted.undo, -layout.moves(memory), moves)
-        return moves.astype(grads.dtype), new_memory
 
     def update_fn(
         updates: optax.Updates,
@@ -137,31 +138,26 @@ def scale_by_rprop(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
-        if not isinstance(state, layout.state_type):
-            raise TypeError(
-                f"state must be a {layout.state_type.__name__}, as `init` returns it"
-                f" with state_layout={state_layout!r}, got {type(state).__name__}. A"
-                " checkpoint is restored into the state that `init` returns."
-            )
-        *trees, prev_value = state
+        check_state(state, layout.state_type, state_layout, variant)
+        trees = [getattr(state, name) for name in layout.parameter_fields]
         grads = check_updates(updates, trees)
-        undo_if = ROSE if undoes == "always" else None
-        if undoes == "if the loss rose":
-            if prev_value is None:
-                raise ValueError(
-                    f"state holds no loss to compare with, which variant {variant!r}"
-                    " needs: it comes from another variant. Start from `init`."
-                )
+        trend, prev_value = None, state.prev_value
+        if watches_loss:
             value = check_value(value).astype(prev_value.dtype)
-            undo_if, prev_value = compare_loss(value, prev_value)
+            trend, prev_value = compare_loss(value, prev_value)
 
+        context = layout.bind(state, numbers)
         memories = zip(*map(jax.tree.leaves, trees), strict=True)
-        moves, fields = [], []
+        update_leaf = functools.partial(
+            _update_leaf, rule=rule, layout=layout, skip_zero_grads=skip_zero_grads
+        )
+        moves, leaves = [], []
         for grad, memory in zip(grads, memories, strict=True):
-            move, new_memory = update_leaf(grad, memory, undo_if)
+            move, new_memory = update_leaf(grad, memory, context, trend)
             moves.append(move)
-            fields.append(new_memory)
+            leaves.append(new_memory)
         treedef = jax.tree.structure(updates)
-        return treedef.unflatten(moves), build_state(fields, treedef, prev_value)
+        new_state = state._replace(**as_trees(leaves, treedef), prev_value=prev_value)
+        return treedef.unflatten(moves), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

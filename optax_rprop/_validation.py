@@ -5,15 +5,14 @@ over JAX arrays, whose values are not known when a function is traced and which
 a schedule may move past the bounds that hold for a start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_rprop._rule import VARIANTS
-from optax_rprop._state import LAYOUTS, PACKED_LARGEST, PACKED_SMALLEST
+from optax_rprop._rule import VARIANTS, Variant
 
 # Python numbers, so that a huge integer can be compared with them.
 _LARGEST = float(np.finfo(np.float32).max)
@@ -58,7 +57,12 @@ def concrete_number(name: str, number: Any, owner: str = "rprop") -> float | Non
     return float(number)
 
 
-def _one_of(name: str, option: Any, options: dict[str, Any]) -> None:
+def check_option(name: str, option: Any, options: Collection[str]) -> None:
+    """Refuse an option that is not one of those there are.
+
+    Raises:
+      ValueError: It is not.
+    """
     if not isinstance(option, str) or option not in options:
         names = ", ".join(map(repr, options))
         raise ValueError(f"{name} must be one of {names}, got {option!r}.")
@@ -71,18 +75,14 @@ def check_hyperparams(
     eta_plus: Any,
     min_step_size: Any,
     max_step_size: Any,
-    variant: Any,
     skip_zero_grads: Any,
-    state_layout: Any,
 ) -> None:
     """Refuse hyper-parameters with which Rprop has no meaning.
 
     Raises:
       TypeError: One is of the wrong type.
-      ValueError: One is outside its range, or an unknown name.
+      ValueError: One is outside its range.
     """
-    _one_of("variant", variant, VARIANTS)
-    _one_of("state_layout", state_layout, LAYOUTS)
     if not isinstance(skip_zero_grads, bool):
         raise TypeError(
             f"skip_zero_grads must be True or False, got {skip_zero_grads!r}."
@@ -119,33 +119,6 @@ def check_hyperparams(
             f"learning_rate must not exceed max_step_size={max_step_size}, got"
             f" {learning_rate}. Lower it, or raise max_step_size."
         )
-    if state_layout == "packed":
-        for name, number in (("min_step_size", lower), ("learning_rate", step)):
-            if number is not None and number < PACKED_SMALLEST:
-                raise ValueError(
-                    f"{name} must be at least 2**-42 (about {PACKED_SMALLEST:.2g})"
-                    f' with state_layout="packed", got {number}. Raise it, or use'
-                    ' state_layout="split".'
-                )
-        # In float32, a number just below may be equal.
-        if upper is not None and np.float32(upper) >= PACKED_LARGEST:
-            raise ValueError(
-                f"max_step_size must be less than 2**42 (about {PACKED_LARGEST:.2g})"
-                f' with state_layout="packed", got {max_step_size}. Lower it, or use'
-                ' state_layout="split".'
-            )
-
-
-def within_packed_range(number: Any) -> Any:
-    """A step size or bound that the packed layout can hold.
-
-    Numbers have been checked. Arrays have not: outside of the range, what is stored
-    would be read back as something else, such as a tiny step size as a huge one.
-    """
-    if not isinstance(number, jax.Array):
-        return number
-    number = number.astype(jnp.result_type(float))
-    return jnp.clip(number, PACKED_SMALLEST, PACKED_LARGEST / 2)
 
 
 def _named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
@@ -188,6 +161,30 @@ def check_params(params: Any) -> list[Any]:
     for name, leaf in named:
         _check_real_floating(name, leaf, _NOT_TRAINED)
     return [leaf for _, leaf in named]
+
+
+def check_state(
+    state: Any, state_type: type, state_layout: str, variant: Variant
+) -> None:
+    """Refuse what another optimizer's `init` returned.
+
+    Raises:
+      TypeError: The state is of another type.
+      ValueError: It is of another variant.
+    """
+    if not isinstance(state, state_type):
+        raise TypeError(
+            f"state must be a {state_type.__name__}, as `init` returns it with"
+            f" state_layout={state_layout!r}, got {type(state).__name__}. A"
+            " checkpoint is restored into the state that `init` returns."
+        )
+    marks = {type(rule.mark): name for name, rule in VARIANTS.items()}
+    actual = marks.get(type(state.variant))
+    if actual != variant:
+        raise ValueError(
+            f"state must come from variant {variant!r}, got that of {actual!r}. Variants"
+            " remember different things: start from `init`."
+        )
 
 
 def check_updates(updates: Any, memory: Sequence[Any]) -> list[jax.Array]:

@@ -1,6 +1,7 @@
 """What several test modules share: ways to run an optimizer, and hard input."""
 
 import functools
+import typing
 from typing import NamedTuple
 
 import hypothesis
@@ -12,16 +13,16 @@ from hypothesis.extra import numpy as arrays
 
 import optax_rprop
 
-VARIANTS = ("rprop-", "irprop-", "rprop+", "irprop+")
-LAYOUTS = ("split", "packed")
+VARIANTS = typing.get_args(optax_rprop.Variant)
+LAYOUTS = typing.get_args(optax_rprop.StateLayout)
 # Bounds that a dozen steps reach, and not the defaults, so that a forgotten one
-# shows.
+# shows. All are powers of two, so that every layout holds them exactly.
 SETTINGS = {
     "learning_rate": 0.25,
-    "eta_minus": 0.5,
-    "eta_plus": 1.5,
-    "min_step_size": 0.1,
-    "max_step_size": 0.7,
+    "eta_minus": 0.25,
+    "eta_plus": 2.0,
+    "min_step_size": 0.03125,
+    "max_step_size": 1.0,
 }
 STEPS, SIZE = 12, 4
 
@@ -29,6 +30,27 @@ STEPS, SIZE = 12, 4
 property_test = hypothesis.settings(
     derandomize=True, database=None, deadline=None, max_examples=25
 )
+
+
+def for_layout(options):
+    """Options with factors that the layout can hold, if they name none."""
+    if options.get("state_layout") == "byte":
+        return {"eta_plus": 2.0} | options
+    return options
+
+
+def rprop(*args, **options):
+    """`optax_rprop.rprop` with factors that the layout can hold."""
+    return optax_rprop.rprop(*args, **for_layout(options))
+
+
+def injected(*args, **options):
+    """The same with hyper-parameters that are arrays, as far as the layout allows."""
+    byte = options.get("state_layout") == "byte"
+    factory = optax.inject_hyperparams(
+        optax_rprop.rprop, static_args=("eta_minus", "eta_plus") if byte else ()
+    )
+    return factory(*args, **for_layout(options))
 
 
 class Steps(NamedTuple):
@@ -55,7 +77,7 @@ def play(optimizer, grads, values):
 @functools.cache
 def player(**options):
     """`play` with `SETTINGS` and these, compiled once for all examples of a law."""
-    return jax.jit(functools.partial(play, optax_rprop.rprop(**SETTINGS | options)))
+    return jax.jit(functools.partial(play, rprop(**SETTINGS | options)))
 
 
 def descend(optimizer, loss, start, steps):

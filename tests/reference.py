@@ -11,12 +11,17 @@ import math
 
 
 class Coordinate:
-    """One coordinate's memory between two steps."""
+    """One coordinate's memory between two steps.
+
+    `reduced_from` is the step size before an update that was taken back reduced it;
+    None where the last update was none of these.
+    """
 
     def __init__(self, step_size):
         self.step_size = step_size
         self.prev_grad = 0.0
         self.prev_update = 0.0
+        self.reduced_from = None
 
 
 def sign(number):
@@ -50,33 +55,40 @@ def irprop_minus(c, grad, rose, h):
     return c.prev_update
 
 
+def take_back(c, h):
+    """Undo the last update, whatever it was; an update only costs length once."""
+    if c.prev_update == 0:
+        c.reduced_from = None
+    elif c.reduced_from is None:
+        c.reduced_from = c.step_size
+        c.step_size = max(c.step_size * h.eta_minus, h.min_step_size)
+    c.prev_grad = 0.0
+    c.prev_update = -c.prev_update
+    return c.prev_update
+
+
 def rprop_plus(c, grad, rose, h):
-    """Riedmiller and Braun 1993: a changed sign takes the last update back."""
-    overshot = math.isnan(grad) and c.prev_grad != 0
+    """Riedmiller and Braun 1993: a changed sign takes the last update back.
+
+    A NaN is a point where the function has no value: back to where it had one.
+    """
+    if math.isnan(grad) or sign(grad) == -sign(c.prev_grad) != 0:
+        return take_back(c, h)
+    c.reduced_from = None
     if sign(grad) == sign(c.prev_grad) != 0:
         c.step_size = min(c.step_size * h.eta_plus, h.max_step_size)
-        c.prev_update = -sign(grad) * c.step_size
-        c.prev_grad = grad
-        return c.prev_update
-    if overshot or sign(grad) == -sign(c.prev_grad) != 0:
-        c.step_size = max(c.step_size * h.eta_minus, h.min_step_size)
-        c.prev_grad = 0.0
-        return -c.prev_update
     c.prev_update = -sign(grad) * c.step_size
-    c.prev_grad = 0.0 if math.isnan(grad) else grad
+    c.prev_grad = grad
     return c.prev_update
 
 
 def irprop_plus(c, grad, rose, h):
     """Igel and Huesken 2003: takes it back only if the loss rose."""
-    if sign(grad) == -sign(c.prev_grad) != 0 and not rose:
-        c.step_size = max(c.step_size * h.eta_minus, h.min_step_size)
-        c.prev_grad = 0.0
-        return 0.0
-    if math.isnan(grad) and not rose:
-        c.prev_grad = 0.0
-        return 0.0
-    return rprop_plus(c, grad, rose, h)
+    changed = sign(grad) == -sign(c.prev_grad) != 0
+    if rose and (changed or (math.isnan(grad) and c.prev_grad != 0)):
+        return take_back(c, h)
+    c.reduced_from = None
+    return irprop_minus(c, grad, rose, h)
 
 
 RULES = {
@@ -113,15 +125,12 @@ class Rprop:
         """The updates of one step, to be added to the parameters."""
         rose = False
         if self.watches_loss:
-            left_domain = math.isnan(value) or value == math.inf
-            rose = left_domain or value > self.prev_value
+            outside = math.isnan(value) or value == math.inf
+            if outside and self.prev_value < math.inf:
+                return [take_back(c, self) for c in self.coordinates]
+            rose = not outside and value > self.prev_value
             if math.isfinite(value):
                 self.prev_value = value
-            if left_domain:
-                grads = [
-                    math.nan if c.prev_grad != 0 else grad
-                    for c, grad in zip(self.coordinates, grads, strict=True)
-                ]
         return [
             self.rule(c, grad, rose, self)
             for c, grad in zip(self.coordinates, grads, strict=True)
@@ -129,7 +138,11 @@ class Rprop:
 
     @property
     def step_sizes(self):
-        return [c.step_size for c in self.coordinates]
+        """Those that the last updates were made with."""
+        return [
+            c.step_size if c.reduced_from is None else c.reduced_from
+            for c in self.coordinates
+        ]
 
     @property
     def prev_grad_signs(self):

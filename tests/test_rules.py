@@ -2,17 +2,17 @@
 
 import inspect
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import reference
+from checks import LAYOUTS, VARIANTS, rprop
 
 import optax_rprop
 
-VARIANTS = ("rprop-", "irprop-", "rprop+", "irprop+")
-LAYOUTS = ("split", "packed")
 GOLDEN_GRADS = (1.0, 1.0, 1.0, -1.0, 1.0, 1.0)
 HOLDS = (-0.1, -0.12, -0.144, 0.0, -0.072, -0.0864)
 UNDOES = (-0.1, -0.12, -0.144, 0.144, -0.072, -0.0864)
@@ -68,7 +68,13 @@ def hard_losses(steps, seed, *, nan):
 def test_golden_sequence(x64, variant, loss, expected, state_layout):
     """The sequence that can be derived by hand."""
     values = np.arange(6.0) if loss == "rising" else -np.arange(6.0)
-    optimizer = optax_rprop.rprop(0.1, variant=variant, state_layout=state_layout)
+    factors = {}
+    if state_layout == "byte":
+        # With no power of 2, it cannot grow by 1.2: the same numbers grow by 2.
+        factors = {"eta_plus": 2.0}
+        grown = np.array([0, 1, 2, 2, 2, 3])
+        expected = np.array(expected) * (2.0 / 1.2) ** grown
+    optimizer = rprop(0.1, variant=variant, state_layout=state_layout, **factors)
     updates, _, _ = trajectory(optimizer, GOLDEN_GRADS, values)
     np.testing.assert_allclose(updates, expected, rtol=1e-12)
 
@@ -89,6 +95,14 @@ def test_equals_plain_python(x64, variant, state_layout, nan):
         "min_step_size": 0.01,
         "max_step_size": 7.0,
     }
+    if state_layout == "byte":
+        # Powers of one base, and bounds that are levels.
+        settings |= {
+            "eta_minus": 0.5,
+            "eta_plus": 2 ** (1 / 3),
+            "min_step_size": 0.3 * 2.0**-5,
+            "max_step_size": 0.3 * 2.0**5,
+        }
     optimizer = optax_rprop.rprop(
         **settings, variant=variant, state_layout=state_layout
     )
@@ -101,28 +115,40 @@ def test_equals_plain_python(x64, variant, state_layout, nan):
         expected[1].append(textbook.step_sizes)
         expected[2].append(textbook.prev_grad_signs)
 
-    assert {0.01, 7.0} <= set(np.ravel(expected[1]))
+    bounds = {settings["min_step_size"], settings["max_step_size"]}
+    assert bounds <= set(np.ravel(expected[1]))
     for actual_field, expected_field in zip(actual, expected, strict=True):
         np.testing.assert_allclose(actual_field, expected_field, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_layouts_agree_bit_for_bit(x64, variant, dtype):
-    """Packed and split give the same updates and the same plain state."""
+@pytest.mark.parametrize(
+    ("layouts", "settings"),
+    [
+        (("split", "packed"), {}),
+        (LAYOUTS, {**checks.SETTINGS, "min_step_size": 2.0**-20, "max_step_size": 8.0}),
+    ],
+    ids=["defaults", "powers of two"],
+)
+def test_layouts_agree_bit_for_bit(x64, layouts, settings, variant, dtype):
+    """The same updates and the same plain state, wherever they are kept."""
     grads = jnp.asarray(hard_gradients(300, 50, seed=3, nan=True)).astype(dtype)
     values = hard_losses(300, seed=4, nan=True)
-    split, packed = (
+    split, *others = (
         trajectory(
-            optax_rprop.rprop(variant=variant, state_layout=layout), grads, values
+            optax_rprop.rprop(**settings, variant=variant, state_layout=layout),
+            grads,
+            values,
         )
-        for layout in LAYOUTS
+        for layout in layouts
     )
-    for split_field, packed_field in zip(split, packed, strict=True):
-        np.testing.assert_array_equal(split_field, packed_field)
+    for other in others:
+        for split_field, other_field in zip(split, other, strict=True):
+            np.testing.assert_array_equal(split_field, other_field)
 
 
-@pytest.mark.parametrize("state_layout", LAYOUTS)
+@pytest.mark.parametrize("state_layout", ["split", "packed"])
 def test_default_equals_torch(x64, state_layout):
     """The default computes what `torch.optim.Rprop` computes, step by step."""
     torch = pytest.importorskip("torch", reason="compares with the live PyTorch")
@@ -148,7 +174,7 @@ def test_default_equals_torch(x64, state_layout):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_skipping_zero_gradients(x64, variant, state_layout):
     """A coordinate walks as if the steps with a gradient of 0 had not been."""
-    optimizer = optax_rprop.rprop(
+    optimizer = rprop(
         variant=variant, skip_zero_grads=True, state_layout=state_layout
     )
     grads = np.random.default_rng(9).choice([-1.0, 0.0, 1.0], 300, p=[0.3, 0.3, 0.4])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_rprop._state import memory_dtype
+from optax_rprop._layouts.interface import memory_dtype
 from optax_rprop._validation import check_params, check_updates, concrete_number
 
 
