@@ -3,8 +3,8 @@
 import jax
 import optax
 
-from optax_rprop._rule import Variant
 from optax_rprop._layouts import StateLayout
+from optax_rprop._rule import Variant
 from optax_rprop._transform import scale_by_rprop
 
 

@@ -182,8 +182,8 @@ def check_state(
     actual = marks.get(type(state.variant))
     if actual != variant:
         raise ValueError(
-            f"state must come from variant {variant!r}, got that of {actual!r}. Variants"
-            " remember different things: start from `init`."
+            f"state must come from variant {variant!r}, got that of {actual!r}."
+            " Variants remember different things: start from `init`."
         )
 
 

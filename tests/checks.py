@@ -44,11 +44,13 @@ def rprop(*args, **options):
     return optax_rprop.rprop(*args, **for_layout(options))
 
 
-def injected(*args, **options):
+def injected(*args, hyperparam_dtype=None, **options):
     """The same with hyper-parameters that are arrays, as far as the layout allows."""
     byte = options.get("state_layout") == "byte"
     factory = optax.inject_hyperparams(
-        optax_rprop.rprop, static_args=("eta_minus", "eta_plus") if byte else ()
+        optax_rprop.rprop,
+        static_args=("eta_minus", "eta_plus") if byte else (),
+        hyperparam_dtype=hyperparam_dtype,
     )
     return factory(*args, **for_layout(options))
 

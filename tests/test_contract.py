@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, VARIANTS, assert_identical
+from checks import LAYOUTS, VARIANTS, assert_identical, injected, rprop
 from workloads import feed, gradient_stream, value_stream
 
 import optax_rprop
@@ -46,13 +46,13 @@ def two_leaves(seed=1):
 @functools.cache
 def plain_run(variant, state_layout):
     """Parameters, state and updates after `two_leaves`, without any wrapper."""
-    optimizer = optax_rprop.rprop(0.5, variant=variant, state_layout=state_layout)
+    optimizer = rprop(0.5, variant=variant, state_layout=state_layout)
     return jax.jit(functools.partial(feed, optimizer))(*two_leaves())
 
 
 def build(options):
     """The optimizer of `plain_run`."""
-    return optax_rprop.rprop(0.5, **options)
+    return rprop(0.5, **options)
 
 
 def types(tree):
@@ -111,9 +111,13 @@ def test_dtypes_of_state_and_updates(x64, options):
         params = jnp.ones(3, param_dtype)
         (state, _) = jax.eval_shape(optimizer.init, params)
         step_dtype = "float64" if param_dtype == "float64" else "float32"
-        assert state[0].dtype == step_dtype
-        if options["state_layout"] == "split":
-            assert state.prev_grad_signs.dtype == "int8"
+        expected = {
+            "split": (step_dtype, "int8"),
+            "packed": (step_dtype,),
+            "byte": ("uint8",),
+        }[options["state_layout"]]
+        stored = tuple(leaf.dtype for leaf in jax.tree.leaves(state))
+        assert stored[: len(expected)] == expected
         if options["variant"] == "irprop+":
             assert state.prev_value.dtype == "float64"
         for grad_dtype in FLOATS:
@@ -291,9 +295,9 @@ def test_holds_no_array_of_the_caller(options):
     value = jnp.array(1.0)
     state = optimizer.init(params)
     updates, new_state = optimizer.update(grads, state, params, value=value)
-    made = pointers((state, updates, new_state))
-    assert not set(made) & set(pointers((params, grads, value)))
-    assert len(set(made)) == len(made)
+    for made in (pointers(state), pointers((updates, new_state))):
+        assert not set(made) & set(pointers((params, grads, value)))
+        assert len(set(made)) == len(made)
 
 
 # ----------------------------------------------------------------------------
@@ -301,18 +305,24 @@ def test_holds_no_array_of_the_caller(options):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("exponents", "exponents_of_a_byte"),
     [
-        {},
-        {"learning_rate": 2.0**41, "max_step_size": 0.99 * 2.0**42},
-        {"learning_rate": 2.0**-41, "min_step_size": 2.0**-42},
+        (None, None),
+        ((41, 0, 41.9), (126, 100, 127)),
+        ((-41, -42, 0), (-125, -126, -90)),
     ],
     ids=["default", "huge", "tiny"],
 )
 @each_configuration
-def test_debugging_flags_find_nothing(options, settings):
+def test_debugging_flags_find_nothing(options, exponents, exponents_of_a_byte):
     """No infinity or NaN on the way, not even in branches that are not taken."""
-    optimizer = optax_rprop.rprop(**settings, **options)
+    names = ("learning_rate", "min_step_size", "max_step_size")
+    settings = {}
+    if options["state_layout"] == "byte":
+        exponents = exponents_of_a_byte
+    if exponents:
+        settings = {name: 2.0**n for name, n in zip(names, exponents, strict=True)}
+    optimizer = rprop(**settings, **options)
     params = jnp.ones(4)
     grads = [[1, -1, 1, 0], [1, 1, -1, 0], [1, 1, 0, 1], [1, -1, 1, -1]]
     with jax.debug_nans(True), jax.debug_infs(True):
@@ -346,7 +356,7 @@ def test_leaks_no_tracer_and_promotes_no_rank(options):
 @each_configuration
 def test_injected_hyperparameters_change_nothing(options):
     """Hyper-parameters may be traced numbers, from `init` on."""
-    optimizer = optax.inject_hyperparams(optax_rprop.rprop)(0.5, **options)
+    optimizer = injected(0.5, **options)
     run = jax.jit(functools.partial(feed, optimizer))
     assert_identical(run(*two_leaves()), plain_run(**options))
 
@@ -354,12 +364,12 @@ def test_injected_hyperparameters_change_nothing(options):
 @pytest.mark.parametrize("state_layout", LAYOUTS)
 def test_injected_into_low_precision(state_layout):
     """Optax rounds them to the parameters' dtype, unless it is told another."""
-    inject = optax.inject_hyperparams(optax_rprop.rprop, hyperparam_dtype=jnp.float32)
+    inject = functools.partial(injected, hyperparam_dtype=jnp.float32)
     params, grads, values = two_leaves()
     params, grads = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), (params, grads))
     runs = [
         jax.jit(functools.partial(feed, factory(0.3, state_layout=state_layout)))
-        for factory in (inject, optax_rprop.rprop)
+        for factory in (inject, rprop)
     ]
     assert_identical(*(run(params, grads, values) for run in runs))
 
@@ -376,9 +386,7 @@ def test_scheduled_bounds_hold_at_each_step(options):
     }
     bounds = {name: jnp.asarray(bound, "float32") for name, bound in bounds.items()}
     schedules = {name: bound.__getitem__ for name, bound in bounds.items()}
-    optimizer = optax.inject_hyperparams(optax_rprop.rprop)(
-        learning_rate=0.5, **schedules, **options
-    )
+    optimizer = injected(learning_rate=0.5, **schedules, **options)
     grads = gradient_stream((steps, size), seed=3)
     values = value_stream(steps, seed=4)
 
@@ -397,17 +405,28 @@ def test_scheduled_bounds_hold_at_each_step(options):
     old_signs = np.concatenate([start, signs[:-1]])
     old_step_sizes = np.concatenate([start + 0.5, step_sizes[:-1]])
     agreement = np.sign(grads) * old_signs
-    factors = np.select([agreement > 0, agreement < 0], [1.2, 0.5], 1.0)
+    undone = (agreement < 0) & (updates == old_signs * old_step_sizes)
+    undone &= options["variant"] in ("rprop+", "irprop+")
+    # What was just undone shrinks only now.
+    shrinks = (agreement < 0) | np.concatenate([start != 0, undone[:-1]])
     lower, upper = (
         np.asarray(bounds[name])[:, None] for name in ("min_step_size", "max_step_size")
     )
-    expected = np.clip(old_step_sizes * factors.astype("float32"), lower, upper)
+    grow = np.float32(1.2)
+    if options["state_layout"] == "byte":
+        grow = np.float32(2.0)
+        # The outermost levels within the bounds.
+        with np.errstate(divide="ignore"):
+            lower = 2.0 ** np.ceil(np.log2(lower))
+        upper = 2.0 ** np.floor(np.log2(upper))
+    factors = np.select([agreement > 0, shrinks], [grow, np.float32(0.5)], 1.0)
+    expected = np.clip(old_step_sizes * factors, lower, upper)
+    expected = np.where(undone, old_step_sizes, expected).astype(np.float32)
     np.testing.assert_array_equal(step_sizes, expected)
     for bound in (lower, upper):
-        for case in (agreement > 0, agreement == 0, agreement < 0):
+        for case in (agreement > 0, (agreement == 0) & ~shrinks, shrinks & ~undone):
             assert np.any((step_sizes == bound) & case)
 
-    undone = (agreement < 0) & (updates == old_signs * old_step_sizes)
     assert np.all(np.abs(updates) <= np.where(undone, old_step_sizes, upper))
     moved = (updates != 0) & ~undone
     np.testing.assert_array_equal(np.abs(updates)[moved], step_sizes[moved])
@@ -416,9 +435,7 @@ def test_scheduled_bounds_hold_at_each_step(options):
 @each_configuration
 def test_bounds_may_be_set_between_steps(options):
     """By hand, in the state, as Optax documents it; and integers are numbers."""
-    optimizer = optax.inject_hyperparams(optax_rprop.rprop)(
-        learning_rate=1, max_step_size=2, **options
-    )
+    optimizer = injected(learning_rate=1, max_step_size=2, **options)
     params = jnp.ones(2)
     state = optimizer.init(params)
     update = functools.partial(optimizer.update, value=1.0)
@@ -474,7 +491,7 @@ def test_partition(options):
 @each_configuration
 def test_two_groups_of_rprop(options):
     """Two states in one: neither disturbs the other."""
-    groups = {"fine": build(options), "coarse": optax_rprop.rprop(8.0, **options)}
+    groups = {"fine": build(options), "coarse": rprop(4.0, **options)}
     optimizer = optax.partition(groups, {"a": "fine", "b": "coarse"})
     params, grads, values = two_leaves()
     state = optimizer.init(params)
@@ -484,8 +501,8 @@ def test_two_groups_of_rprop(options):
         updates, state = update(step_grads, state, params, value=values[step])
         expected = jax.tree.map(operator.itemgetter(step), plain_run(**options)[2])
         assert_identical(updates["a"], expected["a"])
-        # The step sizes stay in proportion 16, for no bound is reached.
-        assert_identical(updates["b"], 16.0 * expected["b"])
+        # The step sizes stay in proportion 8, for no bound is reached.
+        assert_identical(updates["b"], 8.0 * expected["b"])
 
 
 @each_configuration
@@ -611,12 +628,13 @@ def test_map_params(options):
 
     fields = 2 if options["state_layout"] == "split" else 1
     shadows = {"a": fields, "b": fields}
-    losses = {"other": 1} if options["variant"] == "irprop+" else {}
+    others = (options["variant"] == "irprop+") + 3 * (options["state_layout"] == "byte")
+    losses = {"other": others} if others else {}
     assert kinds(build(options)) == shadows | losses
     assert kinds(optax.masked(build(options), True)) == shadows | losses
-    injected = kinds(optax.inject_hyperparams(optax_rprop.rprop)(0.5, **options))
-    assert injected["other"] > 5
-    assert injected == shadows | {"other": injected["other"]}
+    wrapped = kinds(injected(0.5, **options))
+    assert wrapped["other"] > 5
+    assert wrapped == shadows | {"other": wrapped["other"]}
 
 
 @each_configuration

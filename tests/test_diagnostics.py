@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, assert_identical
+from checks import LAYOUTS, assert_identical, rprop
 
 import optax_rprop
 
@@ -60,9 +60,9 @@ WRAPPERS = {
     "chain": lambda factory, **options: optax.chain(
         optax.clip(10.0), optax.chain(optax.identity(), factory(**options))
     ),
-    "inject_hyperparams": lambda factory, **options: optax.inject_hyperparams(factory)(
-        **options
-    ),
+    "inject_hyperparams": lambda factory, **options: optax.inject_hyperparams(
+        factory, static_args=("eta_minus", "eta_plus")
+    )(**options),
     "MultiSteps": lambda factory, **options: optax.MultiSteps(factory(**options), 1),
     "masked": lambda factory, **options: optax.masked(
         factory(**options), dict.fromkeys(PARAMS, True)
@@ -100,7 +100,7 @@ def test_finds_the_state(name, wrapper, state_layout):
 @each_layout
 def test_keeps_the_last_loss(state_layout):
     """The plain state of irprop+ has the loss too."""
-    optimizer = optax_rprop.rprop(variant="irprop+", state_layout=state_layout)
+    optimizer = rprop(variant="irprop+", state_layout=state_layout)
     _, state = optimizer.update(PARAMS, optimizer.init(PARAMS), value=2.5)
     assert optax_rprop.get_rprop_state(state).prev_value == 2.5
 
@@ -108,7 +108,7 @@ def test_keeps_the_last_loss(state_layout):
 @each_layout
 def test_plain_state_is_read_as_it_is(state_layout):
     """What was found is a state of Rprop itself."""
-    state = run(optax_rprop.rprop(**SETTINGS, state_layout=state_layout))
+    state = run(rprop(**SETTINGS, state_layout=state_layout))
     plain = optax_rprop.get_rprop_state(state)
     assert_identical(optax_rprop.get_rprop_state(plain), plain)
 
@@ -116,7 +116,7 @@ def test_plain_state_is_read_as_it_is(state_layout):
 @each_layout
 def test_restored_state(state_layout):
     """A state whose leaves are NumPy's, as serializers return them."""
-    state = run(optax_rprop.rprop(**SETTINGS, state_layout=state_layout))
+    state = run(rprop(**SETTINGS, state_layout=state_layout))
     restored = jax.tree.map(np.asarray, state)
     assert_identical(
         optax_rprop.get_rprop_state(restored), optax_rprop.get_rprop_state(state)
@@ -127,7 +127,7 @@ def test_restored_state(state_layout):
 @each_layout
 def test_inside_jit(state_layout):
     """Compiled, with bounds that are traced: the same numbers."""
-    state = run(optax_rprop.rprop(**SETTINGS, state_layout=state_layout))
+    state = run(rprop(**SETTINGS, state_layout=state_layout))
 
     @jax.jit
     def summarize(state, min_step_size, max_step_size):
@@ -147,10 +147,10 @@ def test_inside_jit(state_layout):
 @each_layout
 def test_bounds_default_to_those_of_the_optimizer(state_layout):
     """Without bounds given, the summary looks for 1e-6 and 50, as stored."""
-    optimizer = optax_rprop.rprop(1e-6, state_layout=state_layout)
+    optimizer = rprop(1e-6, state_layout=state_layout)
     state = optimizer.init(jnp.zeros(3))
     assert optax_rprop.diagnostics(state).fraction_at_min == 1
-    optimizer = optax_rprop.rprop(50.0, state_layout=state_layout)
+    optimizer = rprop(50.0, state_layout=state_layout)
     state = optimizer.init({"w": jnp.zeros(3)})
     assert optax_rprop.diagnostics(state).fraction_at_max == 1
     summary = optax_rprop.diagnostics_by_leaf(state)["['w']"]
@@ -161,9 +161,7 @@ def test_bounds_default_to_those_of_the_optimizer(state_layout):
 def test_dtypes_mix(x64, state_layout):
     """float16, float32 and float64 leaves, each compared with bounds as it holds."""
     params = {name: jnp.zeros(2, name) for name in ("float16", "float32", "float64")}
-    state = optax_rprop.rprop(0.1, min_step_size=0.1, state_layout=state_layout).init(
-        params
-    )
+    state = rprop(0.1, min_step_size=0.1, state_layout=state_layout).init(params)
     summary = optax_rprop.diagnostics(state, min_step_size=0.1)
     assert summary.fraction_at_min == 1
     assert {field.dtype for field in summary} == {np.dtype(np.float64)}
@@ -173,7 +171,7 @@ def test_dtypes_mix(x64, state_layout):
 @each_layout
 def test_bare_array_and_none(state_layout):
     """A parameter that is no tree has an empty path; None has none."""
-    optimizer = optax_rprop.rprop(state_layout=state_layout)
+    optimizer = rprop(state_layout=state_layout)
     assert list(optax_rprop.diagnostics_by_leaf(optimizer.init(jnp.zeros(2)))) == [""]
     state = optimizer.init([None, jnp.zeros(2)])
     assert list(optax_rprop.diagnostics_by_leaf(state)) == ["[1]"]
@@ -182,7 +180,7 @@ def test_bare_array_and_none(state_layout):
 @each_layout
 def test_trips_no_debugging_flag(state_layout):
     """It makes neither NaN nor infinity on the way."""
-    state = run(optax_rprop.rprop(**SETTINGS, state_layout=state_layout))
+    state = run(rprop(**SETTINGS, state_layout=state_layout))
     with jax.debug_nans(True), jax.debug_infs(True):
         assert_close(optax_rprop.diagnostics(state, **BOUNDS), SUMMARY)
 
@@ -206,7 +204,7 @@ def test_leaves_sharded_each_its_own_way(axis_type, jit, state_layout):
         for name, spec in specs.items()
     }
     with jax.set_mesh(mesh):
-        state = optax_rprop.rprop(0.25, state_layout=state_layout).init(params)
+        state = rprop(0.25, state_layout=state_layout).init(params)
         summarize = lambda state: (  # noqa: E731
             optax_rprop.diagnostics(state),
             optax_rprop.diagnostics_by_leaf(state)["['v']"],
@@ -237,7 +235,7 @@ def test_no_state_of_rprop(state):
 @each_layout
 def test_several_states_of_rprop(state_layout):
     """The message tells where they are."""
-    state = optax_rprop.rprop(state_layout=state_layout).init(PARAMS)
+    state = rprop(state_layout=state_layout).init(PARAMS)
     other = optax_rprop.scale_by_rprop().init(PARAMS)
     for read in reads({"a": state, "b": [other]}):
         with pytest.raises(
@@ -254,7 +252,7 @@ def test_several_states_of_rprop(state_layout):
 )
 def test_no_coordinate(params, state_layout):
     """There is nothing to summarize; leaf by leaf, that is an empty answer."""
-    state = optax_rprop.rprop(state_layout=state_layout).init(params)
+    state = rprop(state_layout=state_layout).init(params)
     with pytest.raises(ValueError, match="at least one step size, got none"):
         optax_rprop.diagnostics(state)
     assert optax_rprop.diagnostics_by_leaf(state) == {}
@@ -271,7 +269,7 @@ def test_inside_nnx(state_layout):
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(
         model,
-        optax_rprop.rprop(0.25, variant="irprop+", state_layout=state_layout),
+        rprop(0.25, eta_plus=2.0, variant="irprop+", state_layout=state_layout),
         wrt=nnx.Param,
     )
 
@@ -285,7 +283,7 @@ def test_inside_nnx(state_layout):
 
     step(model, optimizer)
     summary = step(model, optimizer)
-    assert_close(summary, (0.3, 0.3, 0.3, 0.0, 0.0, 0.0))
+    assert_close(summary, (0.5, 0.5, 0.5, 0.0, 0.0, 0.0))
     assert_close(optax_rprop.diagnostics(optimizer.opt_state), summary)
     plain = optax_rprop.get_rprop_state(optimizer.opt_state)
     step_sizes = jax.tree.leaves(plain.step_sizes)

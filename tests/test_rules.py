@@ -174,9 +174,7 @@ def test_default_equals_torch(x64, state_layout):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_skipping_zero_gradients(x64, variant, state_layout):
     """A coordinate walks as if the steps with a gradient of 0 had not been."""
-    optimizer = rprop(
-        variant=variant, skip_zero_grads=True, state_layout=state_layout
-    )
+    optimizer = rprop(variant=variant, skip_zero_grads=True, state_layout=state_layout)
     grads = np.random.default_rng(9).choice([-1.0, 0.0, 1.0], 300, p=[0.3, 0.3, 0.4])
     # The loss is no coordinate's own: it must not tell the two runs apart.
     values = np.zeros(300)

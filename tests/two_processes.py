@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import optax
+from checks import rprop
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from workloads import EXACT_SETTINGS, mean_square, regression, state_shardings
@@ -69,9 +70,7 @@ def main():
     results = {}
     for configuration in configurations:
         variant, state_layout = configuration.split("/")
-        optimizer = optax_rprop.rprop(
-            **EXACT_SETTINGS, variant=variant, state_layout=state_layout
-        )
+        optimizer = rprop(**EXACT_SETTINGS, variant=variant, state_layout=state_layout)
         leaves = jax.tree.leaves(run(optimizer, state_layout == "split", *regression()))
         results |= {f"{configuration}/{i}": leaf for i, leaf in enumerate(leaves)}
     np.savez(output, **results)

@@ -166,10 +166,11 @@ def _lattice(prepared: _Prepared) -> Lattice:
     powers = jnp.asarray(prepared.powers, dtype)
     lowest, highest = _level_bounds(unit, prepared.hyperparams, powers[0])
     levels = _CAPACITIES[len(powers)].levels
-    # Bounds that are arrays may be too far apart: then about as many levels below the
-    # initial step size as above.
+    # Levels that are to spare are for bounds that are changed later. Bounds that are
+    # arrays may also be too far apart, and then both give way.
+    spare = levels - 1 - (highest - lowest)
     below = jnp.where(
-        highest - lowest < levels, -lowest, jnp.minimum(-lowest, levels // 2)
+        spare >= 0, -lowest + spare // 2, jnp.minimum(-lowest, levels // 2)
     )
     return Lattice(unit, below, powers)
 
@@ -246,8 +247,14 @@ def _moves(fields: Fields, context: _Context, dtype: Any) -> jax.Array:
 
 
 def _read(fields: Fields, state: ByteRpropState) -> tuple[jax.Array, jax.Array]:
-    level, codes = _decode(fields, state.lattice)
-    return _step_sizes(level, state.lattice, jnp.result_type(float)), codes
+    def read(stored: jax.Array, lattice: Lattice) -> tuple[jax.Array, jax.Array]:
+        level, codes = _decode((stored,), lattice)
+        return _step_sizes(level, lattice, jnp.result_type(float)), codes
+
+    # The state of many models at once has a lattice for each.
+    for _ in range(state.lattice.unit.ndim):
+        read = jax.vmap(read)
+    return read(*fields, state.lattice)
 
 
 LAYOUT = Layout(
