@@ -11,7 +11,11 @@ from optax_rprop._layouts import StateLayout
 from optax_rprop._layouts.byte import ByteRpropState
 from optax_rprop._layouts.packed import PackedRpropState
 from optax_rprop._layouts.split import RpropState
-from optax_rprop._resolve_signs import ResolveSignsState, resolve_signs
+from optax_rprop._resolve_signs import (
+    PackedResolveSignsState,
+    ResolveSignsState,
+    resolve_signs,
+)
 from optax_rprop._rule import Variant
 from optax_rprop._transform import scale_by_rprop
 
@@ -19,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ByteRpropState",
+    "PackedResolveSignsState",
     "PackedRpropState",
     "ResolveSignsState",
     "RpropDiagnostics",

@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from optax_rprop._layouts.interface import memory_dtype
+from optax_rprop._layouts.interface import Fields, memory_dtype
 from optax_rprop._validation import check_params, check_updates, concrete_number
 
 
@@ -19,7 +20,8 @@ class ResolveSignsState(NamedTuple):
 
     Attributes:
       grad_sums: The decayed sum of each coordinate's gradients since its sign was
-        last resolved, S.
+        last resolved, S. Where R is 0, the sign was just resolved: S is what was
+        emitted, and counts as 0 from then on.
       grad_norms: The root of the decayed sum of their squares, R.
     """
 
@@ -27,9 +29,84 @@ class ResolveSignsState(NamedTuple):
     grad_norms: optax.Params
 
 
+class PackedResolveSignsState(NamedTuple):
+    """State of `resolve_signs` with ``statistics_dtype="bfloat16"``.
+
+    Attributes:
+      statistics: Pytree of the parameters' structure, shapes and shardings, dtype
+        uint32: the bits of S as bfloat16, then those of R.
+    """
+
+    statistics: optax.Params
+
+
+def _unpack(memory: Fields) -> Fields:
+    if len(memory) == 2:
+        return memory
+    (bits,) = memory
+    # A bfloat16 is the upper half of a float32.
+    halves = bits & np.uint32(0xFFFF0000), bits << np.uint32(16)
+    sums, norms = (jax.lax.bitcast_convert_type(half, jnp.float32) for half in halves)
+    return sums, norms
+
+
+def _pack(sums: jax.Array, norms: jax.Array) -> Fields:
+    halves = (
+        jax.lax.bitcast_convert_type(number.astype(jnp.bfloat16), jnp.uint16)
+        for number in (sums, norms)
+    )
+    upper, lower = (half.astype(jnp.uint32) for half in halves)
+    return ((upper << np.uint32(16)) | lower,)
+
+
+@jax.jit
+def _update_leaf(
+    grads: jax.Array,
+    memory: Fields,
+    threshold: jax.typing.ArrayLike,
+    decay: jax.typing.ArrayLike,
+) -> tuple[jax.Array, Fields]:
+    sums, norms = _unpack(memory)
+    dtype = sums.dtype
+    zeros = jnp.zeros_like(sums)
+    known = jnp.where(jnp.isnan(grads), zeros, grads.astype(dtype))
+    kept = jnp.asarray(decay, dtype)
+    sums = jnp.where(norms == 0, known, kept * sums + known)
+    norms = kept * norms
+    # The square of 1e-23 is 0 in float32, and that of 1e20 infinite: bring the
+    # larger number near 1 by a power of two, which is exact. `jnp.hypot` does
+    # so by a division, and takes three times as long on CPU.
+    largest = jnp.maximum(norms, jnp.abs(known))
+    exponent = jnp.finfo(dtype).maxexp
+    low, high = 2.0 ** (-5 * exponent // 16), 2.0 ** (5 * exponent // 16)
+    up = jnp.where(largest < low, high**2, jnp.where(largest > high, low**2, 1.0))
+    down = jnp.where(largest < low, low**2, jnp.where(largest > high, high**2, 1.0))
+    up, down = up.astype(dtype), down.astype(dtype)
+    # An infinity counts as the largest number, and is resolved at once.
+    finite = jnp.finfo(dtype if len(memory) == 2 else jnp.bfloat16).max.astype(dtype)
+    sums = jnp.clip(sums, -finite, finite)
+    # All that was seen has decayed to 0, and a rest of the sum is no evidence.
+    sums = jnp.where(largest == 0, zeros, sums)
+    squares = (norms * up) ** 2 + (known * up) ** 2
+    # Four equal gradients reach a threshold of 2 exactly: rounding shall not
+    # decide.
+    slack = 1 - 16 * jnp.finfo(dtype).eps
+    bound = jnp.asarray(threshold, dtype) * jnp.asarray(slack, dtype)
+    resolved = ((sums * up) ** 2 >= bound**2 * squares) | (jnp.abs(sums) == finite)
+    # Large gradients that cancel must not leave an infinity behind.
+    norms = jnp.minimum(jnp.sqrt(squares) * down, finite)
+    norms = jnp.where(resolved, zeros, norms)
+    memory = (sums, norms) if len(memory) == 2 else _pack(sums, norms)
+    # Read from the new memory, so that XLA does not do the test again.
+    sums, norms = _unpack(memory)
+    return jnp.where(norms == 0, sums, zeros).astype(grads.dtype), memory
+
+
 def resolve_signs(
     threshold: jax.typing.ArrayLike = 1.7,
     decay: jax.typing.ArrayLike = 0.95,
+    *,
+    statistics_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let each coordinate wait until the sign of its gradient is known.
 
@@ -88,10 +165,13 @@ def resolve_signs(
         from 0. Positive.
       decay: Factor of what was seen before, at every step, in (0, 1]; 1 never
         forgets.
+      statistics_dtype: None: S and R are kept in float64 for float64 parameters and
+        in float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
+        together, rounded to three digits.
 
     Returns:
-      The gradient transformation. Its state is a `ResolveSignsState`: two further
-      floats per parameter. Updates have the dtypes of the gradients.
+      The gradient transformation. Its state is a `ResolveSignsState`, or, in
+      bfloat16, a `PackedResolveSignsState`. Updates have the dtypes of the gradients.
 
     Raises:
       TypeError: An argument is no number. By ``init`` and ``update``: a parameter or
@@ -156,75 +236,47 @@ def resolve_signs(
             " Lower the threshold, or raise the decay."
         )
 
+    packed = statistics_dtype is not None
+    if packed and jnp.dtype(statistics_dtype) != jnp.bfloat16:
+        raise ValueError(
+            f'statistics_dtype must be None or "bfloat16", got {statistics_dtype!r}.'
+        )
+    state_type = PackedResolveSignsState if packed else ResolveSignsState
+
     def zeros(params: optax.Params) -> Any:
         leaves = [
-            jnp.zeros_like(param, dtype=memory_dtype(param))
+            jnp.zeros_like(param, dtype=jnp.uint32 if packed else memory_dtype(param))
             for param in check_params(params)
         ]
         return jax.tree.structure(params).unflatten(leaves)
 
-    def init_fn(params: optax.Params) -> ResolveSignsState:
-        # Two calls: the fields must not share arrays, or donation fails.
-        return ResolveSignsState(grad_sums=zeros(params), grad_norms=zeros(params))
-
-    def update_leaf(
-        grads: jax.Array, sums: jax.Array, norms: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        zeros = jnp.zeros_like(sums)
-        known = jnp.where(jnp.isnan(grads), zeros, grads.astype(sums.dtype))
-        kept = jnp.asarray(decay, sums.dtype)
-        sums, norms = kept * sums + known, kept * norms
-        # The square of 1e-23 is 0 in float32, and that of 1e20 infinite: bring the
-        # larger number near 1 by a power of two, which is exact. `jnp.hypot` does
-        # so by a division, and takes three times as long on CPU.
-        largest = jnp.maximum(norms, jnp.abs(known))
-        exponent = jnp.finfo(sums.dtype).maxexp
-        low, high = 2.0 ** (-5 * exponent // 16), 2.0 ** (5 * exponent // 16)
-        up = jnp.where(largest < low, high**2, jnp.where(largest > high, low**2, 1.0))
-        down = jnp.where(largest < low, low**2, jnp.where(largest > high, high**2, 1.0))
-        up, down = up.astype(sums.dtype), down.astype(sums.dtype)
-        squares = (norms * up) ** 2 + (known * up) ** 2
-        # All that was seen has decayed to 0, and a rest of the sum is no evidence.
-        sums = jnp.where(squares == 0, zeros, sums)
-        # Four equal gradients reach a threshold of 2 exactly: rounding shall not
-        # decide.
-        slack = 1 - 16 * jnp.finfo(sums.dtype).eps
-        bound = jnp.asarray(threshold, sums.dtype) * jnp.asarray(slack, sums.dtype)
-        resolved = (sums * up) ** 2 >= bound**2 * squares
-        # Large gradients that cancel must not leave an infinity behind.
-        norms = jnp.minimum(jnp.sqrt(squares) * down, jnp.finfo(sums.dtype).max)
-        # What follows is read from the new norms, so that XLA does not do the test
-        # again for each output.
-        norms = jnp.where(resolved, zeros, norms)
-        resolved = norms == 0
-        return (
-            jnp.where(resolved, sums, zeros).astype(grads.dtype),
-            jnp.where(resolved, zeros, sums),
-            norms,
-        )
+    def init_fn(params: optax.Params) -> Any:
+        # A call for each: the fields must not share arrays, or donation fails.
+        return state_type(*(zeros(params) for _ in state_type._fields))
 
     def update_fn(
         updates: optax.Updates,
         state: Any,
         params: optax.Params | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, ResolveSignsState]:
+    ) -> tuple[optax.Updates, Any]:
         del params, extra_args
-        if not isinstance(state, ResolveSignsState):
+        if not isinstance(state, state_type):
             raise TypeError(
-                "state must be a ResolveSignsState, as `init` returns it, got"
+                f"state must be a {state_type.__name__}, as `init` returns it, got"
                 f" {type(state).__name__}."
             )
         grads = check_updates(updates, state)
         memories = zip(*map(jax.tree.leaves, state), strict=True)
-        triples = [
-            update_leaf(grad, *memory)
+        pairs = [
+            _update_leaf(grad, memory, threshold, decay)
             for grad, memory in zip(grads, memories, strict=True)
         ]
         treedef = jax.tree.structure(updates)
-        resolved, sums, norms = (
-            treedef.unflatten([triple[i] for triple in triples]) for i in range(3)
+        fields = (
+            treedef.unflatten([memory[i] for _, memory in pairs])
+            for i in range(len(state))
         )
-        return resolved, ResolveSignsState(grad_sums=sums, grad_norms=norms)
+        return treedef.unflatten([emitted for emitted, _ in pairs]), state_type(*fields)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
