@@ -10,11 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, VARIANTS, assert_identical, play
+from checks import LAYOUTS, VARIANTS, assert_identical, for_layout, play, rprop
 
 import optax_rprop
 
-FACTORIES = (optax_rprop.rprop, optax_rprop.scale_by_rprop)
+
+def scale_by_rprop(*args, **options):
+    """With factors that the layout can hold."""
+    return optax_rprop.scale_by_rprop(*args, **for_layout(options))
+
+
+FACTORIES = (rprop, scale_by_rprop)
 NUMBERS = (
     "learning_rate",
     "eta_minus",
@@ -22,7 +28,7 @@ NUMBERS = (
     "min_step_size",
     "max_step_size",
 )
-NAMES = ["rprop-", "irprop-", "rprop+", "irprop+"]
+NAMES = list(VARIANTS)
 
 each_factory = pytest.mark.parametrize(
     "factory", FACTORIES, ids=["rprop", "scale_by_rprop"]
@@ -133,7 +139,7 @@ def test_no_number(factory, name, number, error, words):
         (
             {"state_layout": "dense"},
             ValueError,
-            ["state_layout", "'split', 'packed'", "got 'dense'"],
+            ["state_layout", "'split', 'packed', 'byte'", "got 'dense'"],
         ),
         ({"state_layout": {}}, ValueError, ["state_layout", "got {}"]),
         ({"skip_zero_grads": 1}, TypeError, ["skip_zero_grads", "True or False", "1"]),
@@ -162,6 +168,27 @@ def test_no_number(factory, name, number, error, words):
             {"max_step_size": 2**42 - 1, "state_layout": "packed"},
             ValueError,
             ["max_step_size", "less than 2**42", "439804", 'state_layout="split"'],
+        ),
+        (
+            {"eta_plus": 1.2, "state_layout": "byte"},
+            ValueError,
+            ["powers of one base", "0.5 and 1.2", "eta_plus=0.5**-(1/3), about 1.26"],
+        ),
+        (
+            # With fewer levels, the nearest that fits is farther off.
+            {"eta_plus": 1.2, "variant": "irprop+", "state_layout": "byte"},
+            ValueError,
+            ["powers of one base", "eta_plus=0.5**-(1/2), about 1.414"],
+        ),
+        (
+            {"eta_plus": jnp.asarray(2.0), "state_layout": "byte"},
+            TypeError,
+            ["eta_plus", "Python numbers", "static_args"],
+        ),
+        (
+            {"eta_plus": 1.26, "state_layout": "byte"},
+            ValueError,
+            ["powers of one base", "0.5 and 1.26", "0.5**-(1/3), about 1.26"],
         ),
     ],
     ids=lambda argument: "-".join(argument) if isinstance(argument, dict) else "",
@@ -270,7 +297,7 @@ def test_gradient_of_wrong_structure_or_shape(factory, updates, words, state_lay
 )
 def test_state_of_wrong_type(spoil, error, words, state_layout):
     """A state that was taken apart is named as such."""
-    optimizer = optax_rprop.scale_by_rprop(state_layout=state_layout)
+    optimizer = scale_by_rprop(state_layout=state_layout)
     state = optimizer.init(jnp.zeros(2))
     with refused(error, f"state_layout='{state_layout}'", *words):
         optimizer.update(jnp.ones(2), spoil(state))
@@ -281,6 +308,8 @@ def test_state_of_wrong_type(spoil, error, words, state_layout):
     [
         ("split", "packed", "RpropState", "PackedRpropState"),
         ("packed", "split", "PackedRpropState", "RpropState"),
+        ("byte", "packed", "ByteRpropState", "PackedRpropState"),
+        ("split", "byte", "RpropState", "ByteRpropState"),
     ],
 )
 @each_factory
@@ -294,13 +323,15 @@ def test_state_of_the_other_layout(factory, layout, other, expected, got):
 
 @each_layout
 @each_factory
-def test_state_of_another_variant(factory, state_layout):
-    """irprop+ needs a loss to compare with, which the others do not keep."""
+@each_variant
+def test_state_of_another_variant(variant, factory, state_layout):
+    """Each remembers other things, even where the arrays are alike."""
     params = jnp.zeros(2)
-    state = factory(variant="irprop-", state_layout=state_layout).init(params)
-    optimizer = factory(variant="irprop+", state_layout=state_layout)
-    with refused(ValueError, "'irprop+'", "another variant", "`init`"):
-        optimizer.update(params, state, value=1.0)
+    state = factory(variant=variant, state_layout=state_layout).init(params)
+    for other in set(VARIANTS) - {variant}:
+        optimizer = factory(variant=other, state_layout=state_layout)
+        with refused(ValueError, f"from variant '{other}'", f"'{variant}'", "`init`"):
+            optimizer.update(params, state, value=1.0)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +401,7 @@ def test_wrong_value(factory, value, error, words, state_layout):
 )
 def test_right_value(value, state_layout):
     """Any real number will do; its dtype does not become that of the state."""
-    optimizer = optax_rprop.rprop(variant="irprop+", state_layout=state_layout)
+    optimizer = rprop(variant="irprop+", state_layout=state_layout)
     params = jnp.zeros(2)
     _, state = optimizer.update(params, optimizer.init(params), value=value)
     kept = optax_rprop.get_rprop_state(state).prev_value
@@ -397,8 +428,8 @@ VALUES = jnp.array([5.0, 4.0, 3.0, 4.0, 2.0, 1.0, 0.0, 2.0, 1.0, 0.0, -1.0, -2.0
 ODD = {
     "learning_rate": 0.3,
     "eta_minus": 0.25,
-    "eta_plus": 1.5,
-    "min_step_size": 0.005,
+    "eta_plus": 4.0,
+    "min_step_size": 0.008,
     "max_step_size": 0.012,
 }
 
@@ -451,6 +482,7 @@ def test_value_is_used(factory, state_layout):
     [
         ("split", optax_rprop.RpropState, 5),
         ("packed", optax_rprop.PackedRpropState, 4),
+        ("byte", optax_rprop.ByteRpropState, 1),
     ],
 )
 def test_state_layout_is_used(factory, state_layout, state_type, bytes_per_parameter):
@@ -458,9 +490,8 @@ def test_state_layout_is_used(factory, state_layout, state_type, bytes_per_param
     state = factory(state_layout=state_layout).init(jnp.zeros(1000))
     (found,) = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, state_type))
     assert type(found) is state_type
-    assert sum(leaf.nbytes for leaf in jax.tree.leaves(found)) == (
-        1000 * bytes_per_parameter
-    )
+    arrays = [leaf for leaf in jax.tree.leaves(found) if leaf.size >= 1000]
+    assert sum(leaf.nbytes for leaf in arrays) == 1000 * bytes_per_parameter
 
 
 @each_factory
@@ -475,6 +506,9 @@ def test_state_layout_is_used(factory, state_layout, state_type, bytes_per_param
         {"eta_minus": np.float64(0.9), "eta_plus": np.int32(2)},
         {"min_step_size": 2.0**-42, "state_layout": "packed"},
         {"max_step_size": 2.0**41, "state_layout": "packed"},
+        {"eta_plus": 2 ** (1 / 3), "state_layout": "byte"},
+        {"eta_plus": 2**0.5, "variant": "irprop+", "state_layout": "byte"},
+        {"eta_minus": 0.75, "eta_plus": 0.75**-2, "state_layout": "byte"},
         {"max_step_size": float(np.finfo(np.float32).max)},
         {"learning_rate": float(np.finfo(np.float32).tiny), "min_step_size": 0.0},
     ],
@@ -483,18 +517,26 @@ def test_state_layout_is_used(factory, state_layout, state_type, bytes_per_param
 def test_numbers_at_their_limits_pass(factory, options):
     """Bounds include their ends, and all kinds of real numbers are welcome."""
     optimizer = factory(**options)
-    updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.zeros(2)))
+    updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.zeros(2)), value=0.0)
     expected = np.float32(options.get("learning_rate", 0.01))
     np.testing.assert_array_equal(np.abs(updates), expected)
 
 
-@each_layout
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    ("state_layout", "name"),
+    [
+        (state_layout, name)
+        for state_layout in LAYOUTS
+        for name in NUMBERS
+        # A byte needs to know its factors.
+        if not (state_layout == "byte" and name.startswith("eta"))
+    ],
+)
 def test_arrays_pass(name, state_layout):
     """JAX arrays, traced or not, do what the number does that they hold."""
 
     def run(number):
-        optimizer = optax_rprop.rprop(**{name: number}, state_layout=state_layout)
+        optimizer = rprop(**{name: number}, state_layout=state_layout)
         return play(optimizer, GRADS, VALUES)
 
     number = jnp.asarray(ODD[name])
@@ -542,9 +584,43 @@ def test_vmap_over_hyperparams(state_layout):
     rates = [0.01, 0.1, 0.7]
 
     def run(learning_rate):
-        optimizer = optax_rprop.rprop(learning_rate, state_layout=state_layout)
+        optimizer = rprop(learning_rate, state_layout=state_layout)
         return play(optimizer, GRADS, VALUES)
 
     together = jax.vmap(run)(jnp.array(rates))
     alone = [run(rate) for rate in rates]
     assert_identical(together, jax.tree.map(lambda *runs: np.stack(runs), *alone))
+
+
+@pytest.mark.parametrize(
+    ("options", "lower", "upper"),
+    [
+        ({"min_step_size": 1e-12}, 50.0 * 2.0**-28, 50.0),
+        ({"min_step_size": 0.0}, 50.0 * 2.0**-28, 50.0),
+        ({"min_step_size": 0.0, "max_step_size": 1e8}, 0.01, 0.01 * 2.0**28),
+        ({"variant": "irprop+"}, 50.0 * 2.0 ** (-50 / 3), 50.0),
+    ],
+)
+def test_bounds_that_the_byte_can_hold_are_named(options, lower, upper):
+    """Those in the message are taken, and are the widest on their side."""
+    settings = {"eta_plus": 2 ** (1 / 3), "state_layout": "byte"} | options
+    with pytest.raises(ValueError, match="levels apart") as caught:
+        optax_rprop.rprop(**settings)
+    found = re.findall(r"(m.._step_size)=([-+.e0-9]*\d)", str(caught.value))
+    bounds = {name: float(number) for name, number in found}
+    assert bounds["min_step_size"] == pytest.approx(lower, rel=1e-5)
+    assert bounds["max_step_size"] == pytest.approx(upper, rel=1e-5)
+    optax_rprop.rprop(**settings | bounds)
+
+
+@pytest.mark.parametrize("variant", ["irprop-", "irprop+"])
+def test_factors_that_the_byte_can_hold_are_named(variant):
+    """Those in the message are taken."""
+    for shrink, grow in [(0.5, 1.2), (0.75, 1.2), (0.3, 1.05), (0.8, 3.0)]:
+        options = {"variant": variant, "state_layout": "byte", "min_step_size": 1e-3}
+        with pytest.raises(ValueError, match="powers of one base") as caught:
+            optax_rprop.rprop(0.1, shrink, grow, max_step_size=1.0, **options)
+        (expression,) = re.findall(r"eta_plus=(\S+),", str(caught.value))
+        base, numerator, denominator = re.findall(r"[\d.]+", expression + "/1")[:3]
+        named = float(base) ** (-int(numerator) / int(denominator))
+        optax_rprop.rprop(0.1, shrink, named, max_step_size=1.0, **options)

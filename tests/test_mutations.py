@@ -12,18 +12,21 @@ from typing import NamedTuple
 
 import checks
 import pytest
+import test_bad_numbers
 import test_properties
 import test_rules
 
 import optax_rprop
 
-FORGETTING = ("irprop-", "rprop+", "irprop+")
 UNDOING = ("rprop+", "irprop+")
-SIGNS = "_signed(grads, jnp.ones_like(prev_signs))"
+SIGNS = "_signed(grads, jnp.ones_like(codes))"
+ADVANCE = "memory = layout.advance(memory, decision, context)"
+MOVES = "layout.moves(memory, context, grads.dtype)"
+BACKWARD = "(codes == -1) | (codes == 2)"
 # What a state needs that keeps the last gradient as it is, and not its sign.
 KEEP_GRADIENT = (
-    ("_state", "signs.astype(jnp.int8)", "signs"),
-    ("_transform", "dtype=jnp.int8", "dtype=memory_dtype(param)"),
+    ("_layouts/split", "dtype=jnp.int8", "dtype=memory_dtype(param)"),
+    ("_layouts/split", BACKWARD, "codes < 0"),
 )
 
 
@@ -44,6 +47,12 @@ def check_reference_nan(variant, state_layout):
     test_rules.test_equals_plain_python(None, variant, state_layout, nan=True)
 
 
+def check_first_loss(variant, state_layout):
+    """The first loss is NaN."""
+    checks.player.cache_clear()
+    test_bad_numbers.test_first_loss_undoes_nothing(float("nan"), state_layout)
+
+
 def check_vanishing(variant, state_layout):
     """A gradient of 1.2e-38 in float32."""
     checks.player.cache_clear()
@@ -59,8 +68,8 @@ class Mutation(NamedTuple):
       check: The check that must fail on it.
       edits: Module, text, and what the text is replaced by.
       variants: The variants that it spoils.
-      layouts: The layouts in which it is made. Both share the rule, but each has moves
-        of its own.
+      layouts: The layouts in which it is made. All share the rule, but each has an
+        arithmetic of its own.
     """
 
     check: object
@@ -69,19 +78,28 @@ class Mutation(NamedTuple):
     layouts: tuple = ("split",)
 
 
+FLOATS = ("split", "packed")
 MUTATIONS = {
     "update one step late": Mutation(
         check_golden,
-        (("_transform", "= layout.moves(new_memory)", "= layout.moves(memory)"),),
+        (
+            ("_transform", ADVANCE, f"old, {ADVANCE}".replace("= ", "= memory, ")),
+            ("_transform", MOVES, MOVES.replace("memory", "old")),
+        ),
         layouts=checks.LAYOUTS,
     ),
     "step size adapted one step late": Mutation(
         check_golden,
         (
+            ("_transform", ADVANCE, f"old, {ADVANCE}".replace("= ", "= memory, ")),
             (
                 "_transform",
-                "layout.moves(new_memory)",
-                "layout.moves(layout.encode(prev_step_sizes, adapted.signs))",
+                MOVES,
+                MOVES.replace(
+                    "memory",
+                    "layout.advance(old, decision._replace(grow=decision.grow & False,"
+                    " shrink=decision.shrink & False), context)",
+                ),
             ),
         ),
         layouts=checks.LAYOUTS,
@@ -89,63 +107,97 @@ MUTATIONS = {
     "raw product of gradients": Mutation(
         check_vanishing,
         (
-            ("_rule", SIGNS, "grads.astype(step_sizes.dtype)"),
-            (
-                "_rule",
-                "_signed(grads, prev_signs)",
-                "grads.astype(step_sizes.dtype) * prev_signs",
-            ),
+            ("_rule", SIGNS, "grads.astype(codes.dtype)"),
+            ("_rule", "_signed(grads, codes)", "jnp.sign(grads * codes)"),
             *KEEP_GRADIENT,
         ),
+        ("rprop-", "irprop-"),
     ),
     "sign change not zeroed": Mutation(
         check_golden,
-        (("_rule", "jnp.where(changed, jnp.zeros_like(signs), signs)", "signs"),),
-        FORGETTING,
+        (("_rule", "jax.lax.select(changed, zeros, new_codes)", "new_codes"),),
+        ("irprop-", "irprop+"),
+    ),
+    "sign of an update that was taken back remembered": Mutation(
+        check_golden,
+        (("_rule", "-codes, codes + codes)", "-codes, -codes)"),),
+        UNDOING,
     ),
     "sign change zeroed by the wrong variant": Mutation(
         check_golden,
-        (("_rule", "if forgets:", "if True:"),),
+        (("_rule", "if rule.forgets:", "if True:"),),
         ("rprop-",),
     ),
     "undone with the new step size": Mutation(
         check_golden,
         (
             (
-                "_transform",
-                "-layout.moves(memory)",
-                "-layout.moves(layout.encode(adapted.step_sizes, prev_signs))",
+                "_layouts/interface",
+                "jax.lax.select(decision.take_back, step_sizes, adapted)",
+                "adapted",
             ),
         ),
         UNDOING,
-        checks.LAYOUTS,
+        FLOATS,
     ),
-    "undone in the wrong direction": Mutation(
+    "level undone with the new one": Mutation(
         check_golden,
-        (("_transform", "-layout.moves(memory)", "layout.moves(memory)"),),
+        (
+            (
+                "_layouts/byte",
+                "jnp.where(decision.take_back, level, new_level)",
+                "new_level",
+            ),
+        ),
         UNDOING,
-        checks.LAYOUTS,
+        ("byte",),
+    ),
+    "undone in the wrong direction, split": Mutation(
+        check_golden,
+        (("_layouts/split", BACKWARD, "codes < 0"),),
+        UNDOING,
+    ),
+    "undone in the wrong direction, packed": Mutation(
+        check_golden,
+        (("_layouts/packed", "signed * -_DOWN", "signed * _DOWN"),),
+        UNDOING,
+        ("packed",),
+    ),
+    "undone in the wrong direction, byte": Mutation(
+        check_golden,
+        (("_layouts/byte", BACKWARD, "codes < 0"),),
+        UNDOING,
+        ("byte",),
     ),
     "never undone": Mutation(
         check_golden,
-        (("_rule", "changed & undo_if.rose", "changed & False"),),
+        (
+            ("_rule", "trend.rose & too_far", "trend.rose & False"),
+            ("_rule", "take_back = changed | unknown", "take_back = unknown"),
+        ),
+        UNDOING,
+    ),
+    "not shortened after it was undone": Mutation(
+        check_golden,
+        (("_rule", "shrink = changed | taken_back", "shrink = changed"),),
         UNDOING,
     ),
     "undone where the loss stays": Mutation(
         check_reference,
-        (("_rule", "(value > prev_value)", "(value >= prev_value)"),),
+        (("_rule", "value > prev_value", "value >= prev_value"),),
         ("irprop+",),
     ),
     "undone where the loss falls": Mutation(
         check_golden,
-        (("_rule", "(value > prev_value)", "(value < prev_value)"),),
+        (("_rule", "value > prev_value", "value < prev_value"),),
         ("irprop+",),
     ),
     "loss compared one step late": Mutation(
         check_reference,
         (
             ("_transform", "jnp.full((), jnp.finfo", "jnp.full(2, jnp.finfo"),
-            ("_rule", "(value > prev_value)", "(prev_value[0] > prev_value[1])"),
+            ("_rule", "value > prev_value", "prev_value[0] > prev_value[1]"),
+            ("_rule", "prev_value < bounds.max", "prev_value[0] < bounds.max"),
             (
                 "_rule",
                 "jnp.where(finite, value, prev_value)",
@@ -156,20 +208,55 @@ MUTATIONS = {
     ),
     "upper bound forgotten": Mutation(
         check_reference,
-        (("_rule", "jnp.clip(step_sizes * grow, lower, upper)", "step_sizes * grow"),),
+        (
+            (
+                "_layouts/interface",
+                "jax.lax.clamp(lower, step_sizes * grow, upper)",
+                "step_sizes * grow",
+            ),
+        ),
+        layouts=FLOATS,
     ),
     "lower bound forgotten": Mutation(
         check_reference,
         (
             (
-                "_rule",
-                "jnp.clip(step_sizes * shrink, lower, upper)",
+                "_layouts/interface",
+                "jax.lax.clamp(lower, step_sizes * shrink, upper)",
                 "step_sizes * shrink",
             ),
         ),
+        layouts=FLOATS,
+    ),
+    "highest level forgotten": Mutation(
+        check_reference,
+        (
+            (
+                "_layouts/byte",
+                "jnp.clip(level + change, context.lowest, context.highest)",
+                "jnp.maximum(level + change, context.lowest)",
+            ),
+        ),
+        layouts=("byte",),
+    ),
+    "lowest level forgotten": Mutation(
+        check_reference,
+        (
+            (
+                "_layouts/byte",
+                "jnp.clip(level + change, context.lowest, context.highest)",
+                "jnp.minimum(level + change, context.highest)",
+            ),
+        ),
+        layouts=("byte",),
+    ),
+    "level off by one": Mutation(
+        check_golden,
+        (("_layouts/byte", "level - lattice.unit", "level + 1 - lattice.unit"),),
+        layouts=("byte",),
     ),
     "step size grows where nothing is remembered": Mutation(
-        check_golden, (("_rule", "agreement > 0", "agreement >= 0"),)
+        check_golden, (("_rule", "agreement == 1,", "agreement >= 0,"),)
     ),
     "gradient of 0 taken for positive": Mutation(
         check_reference, (("_rule", "grads > 0,", "grads >= 0,"),)
@@ -181,18 +268,27 @@ MUTATIONS = {
     ),
     "NaN stored as gradient": Mutation(
         check_reference_nan,
-        (("_rule", SIGNS, "jnp.sign(grads).astype(prev_signs.dtype)"), *KEEP_GRADIENT),
-        # rprop+ takes a NaN for a change of sign, and forgets it.
-        ("rprop-", "irprop-", "irprop+"),
+        (("_rule", SIGNS, "jnp.sign(grads).astype(codes.dtype)"), *KEEP_GRADIENT),
+        ("rprop-", "irprop-"),
     ),
     "NaN in the gradient only held": Mutation(
         check_reference_nan,
-        (("_rule", "undo_if.rose & unknown", "undo_if.rose & False"),),
+        (("_rule", "unknown = jnp.isnan(grads)", "unknown = jnp.isinf(codes)"),),
         UNDOING,
     ),
     "gradient trusted outside the domain": Mutation(
         check_reference_nan,
-        (("_rule", "jnp.isnan(grads) | undo_if.left_domain", "jnp.isnan(grads)"),),
+        (("_rule", " | trend.left_domain", ""),),
+        ("irprop+",),
+    ),
+    "update that took one back not taken back": Mutation(
+        check_reference_nan,
+        (("_rule", "select(taken_back, -codes,", "select(taken_back, zeros,"),),
+        UNDOING,
+    ),
+    "domain left before there was one": Mutation(
+        check_first_loss,
+        (("_rule", "outside & (prev_value < bounds.max)", "outside"),),
         ("irprop+",),
     ),
 }

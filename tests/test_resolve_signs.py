@@ -16,6 +16,7 @@ from optax_rprop import ResolveSignsState, resolve_signs
 
 STEPS, SIZE = 400, 30
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+each_precision = pytest.mark.parametrize("statistics_dtype", [None, "bfloat16"])
 
 
 def minibatch_rprop(**options):
@@ -85,7 +86,9 @@ def test_threshold_of_at_most_one_changes_nothing(threshold, decay):
     grads = noisy_gradients().astype(np.float32)
     grads[0, :4] = [np.inf, -np.inf, 3.4e38, 1.2e-38]
     updates, _ = play(resolve_signs(threshold, decay), grads)
-    np.testing.assert_array_equal(updates, grads)
+    # An infinity counts as the largest number.
+    largest = np.finfo(np.float32).max
+    np.testing.assert_array_equal(updates, np.clip(grads, -largest, largest))
     chain = minibatch_rprop(threshold=threshold, decay=decay)
     plain = optax_rprop.rprop(0.05, 0.75, skip_zero_grads=True)
     np.testing.assert_array_equal(play(chain, grads)[0], play(plain, grads)[0])
@@ -133,8 +136,8 @@ def test_infinities_have_a_sign_and_leave_the_state_finite():
     # Signs that stay for the last coordinate, to resolve in the end.
     grads = np.concatenate([grads, np.repeat(grads[:1], 60, axis=0)])
     updates, states = play(resolve_signs(2.0, decay=1.0), grads)
-    assert updates[1, 0] == np.inf
-    assert updates[1, 1] == -np.inf
+    assert updates[1, 0] == largest
+    assert updates[1, 1] == -largest
     assert np.all(np.isfinite(jax.tree.leaves(states)))
     resolved = np.asarray(updates) != 0
     assert np.all(resolved.any(axis=0))
@@ -184,6 +187,41 @@ def test_what_fades_away_is_never_resolved(decay):
     assert not any(np.any(leaf[-1]) for leaf in jax.tree.leaves(states))
 
 
+def textbook_in_bfloat16(grads, threshold, decay):
+    """What the docstring says, with the statistics rounded after each step."""
+    emitted = np.zeros_like(grads)
+    sums, norms = np.zeros((2, grads.shape[1]), np.float64)
+    for t, grad in enumerate(grads):
+        sums = decay * sums + grad
+        norms = np.hypot(decay * norms, grad)
+        resolved = (np.abs(sums) >= threshold * norms) & (norms > 0)
+        sums, norms = (
+            np.asarray(x.astype("float32").astype(jnp.bfloat16), np.float64)
+            for x in (sums, norms)
+        )
+        emitted[t] = np.where(resolved, sums, 0)
+        sums, norms = np.where(resolved, 0, sums), np.where(resolved, 0, norms)
+    return emitted
+
+
+def test_statistics_in_bfloat16():
+    """Rounded statistics, and nothing else rounded; against NumPy."""
+    grads = noisy_gradients().astype(np.float32)
+    updates, states = play(resolve_signs(statistics_dtype=jnp.bfloat16), grads)
+    expected = textbook_in_bfloat16(grads.astype(np.float64), 1.7, 0.95)
+    # A number half way between two of bfloat16 may fall to either side.
+    assert np.mean(np.asarray(updates) != expected.astype(np.float32)) < 2e-3
+    assert np.mean(expected != 0) > 0.05
+    assert states.statistics.dtype == np.uint32
+
+
+@pytest.mark.parametrize("wrong", ["float16", jnp.float32, "int8"])
+def test_statistics_of_another_dtype(wrong):
+    """Only what there is."""
+    with pytest.raises(ValueError, match='statistics_dtype must be None or "bfloat16"'):
+        resolve_signs(statistics_dtype=wrong)
+
+
 TREES = {
     "empty": {},
     "None": None,
@@ -208,9 +246,10 @@ def test_trees_of_any_kind(tree):
         jax.tree.map(np.testing.assert_array_equal, updates, expected)
 
 
-def test_ways_to_run_it_agree():
+@each_precision
+def test_ways_to_run_it_agree(statistics_dtype):
     """Eager, compiled, scanned, vectorized, and resumed from bytes: the same bits."""
-    tx = minibatch_rprop()
+    tx = minibatch_rprop(statistics_dtype=statistics_dtype)
     grads = noisy_gradients(steps=40, size=6).astype(np.float32)
     scanned, _ = jax.jit(functools.partial(play, tx))(grads)
     for update in (tx.update, jax.jit(tx.update)):
@@ -271,10 +310,11 @@ def test_compiles_once_and_in_place():
     assert len(traces) == 1
 
 
+@each_precision
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
-def test_lowers_for_every_platform(platform):
+def test_lowers_for_every_platform(platform, statistics_dtype):
     """For devices that are not there, too."""
-    tx = minibatch_rprop()
+    tx = minibatch_rprop(statistics_dtype=statistics_dtype)
     params = jnp.ones((8, 4), "bfloat16")
     traced = jax.jit(tx.update).trace(params, tx.init(params))
     assert "stablehlo" in traced.lower(lowering_platforms=(platform,)).as_text()
@@ -288,12 +328,14 @@ def test_bytes_of_state():
         return sum(leaf.nbytes for leaf in leaves) / 1000
 
     assert state_bytes(resolve_signs()) == 8
+    assert state_bytes(resolve_signs(statistics_dtype="bfloat16")) == 4
     assert state_bytes(minibatch_rprop()) == 13
 
 
-def test_debugging_flags_find_nothing():
+@each_precision
+def test_debugging_flags_find_nothing(statistics_dtype):
     """No infinity or NaN on the way from finite gradients."""
-    tx = minibatch_rprop()
+    tx = minibatch_rprop(statistics_dtype=statistics_dtype)
     with jax.debug_nans(True), jax.debug_infs(True):
         state = tx.init(jnp.ones(3))
         for grads in ([0.0, 1.0, -1.0], [0.0, 1e37, 1e-37], [1.0, 0.0, -1.0]):
