@@ -1,0 +1,196 @@
+"""The way back into the loss's domain: guaranteed for irprop+, and measured.
+
+Random coupled domains, in which a coordinate alone does not know whether it may
+move. From a first point inside, irprop+ never evaluates the loss twice in a row
+outside, whatever the first step size.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from checks import LAYOUTS, assert_identical, descend
+
+import optax_rprop
+
+FIRST_STEPS = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+PROBLEMS, SIZE, STEPS = 40, 4, 150
+# Bounds and factors that every layout can hold.
+SETTINGS = {"eta_plus": 2**0.5, "min_step_size": 1e-5, "max_step_size": 100.0}
+
+each_layout = pytest.mark.parametrize("state_layout", LAYOUTS)
+
+
+def polytope(data, x):
+    """A linear loss, and the logarithms of the slacks of 12 random half-spaces."""
+    slacks = 0.2 + jnp.abs(data["offsets"]) - data["normals"] @ x
+    return data["slope"] @ x - jnp.sum(jnp.log(slacks))
+
+
+def polytope_without_barrier(data, x):
+    """Finite up to the boundary, with square roots that are NaN beyond."""
+    slacks = 0.2 + jnp.abs(data["offsets"]) - data["normals"] @ x
+    return jnp.sum((x - 0.3 * data["slope"]) ** 2) - 0.1 * jnp.sum(jnp.sqrt(slacks))
+
+
+def ellipsoid(data, x):
+    """The logarithm of one minus a full quadratic form."""
+    form = data["normals"].T @ data["normals"]
+    return jnp.sum((x - data["slope"]) ** 2) - jnp.log(0.5 - x @ form @ x)
+
+
+def determinant(data, x):
+    """The negative log-determinant of a matrix that is linear in the parameters."""
+    matrices = data["matrices"] + jnp.swapaxes(data["matrices"], 1, 2)
+    factor = jnp.linalg.cholesky(
+        jnp.eye(5, dtype=x.dtype) + jnp.tensordot(x, matrices, 1)
+    )
+    return data["slope"] @ x + jnp.sum(x**2) - 2 * jnp.sum(jnp.log(jnp.diag(factor)))
+
+
+def gaussian_process(data, x):
+    """The likelihood in raw parameters, which can become negative or singular."""
+    amplitude, length, noise, level = 1 + x
+    inputs = jnp.linspace(0.0, 1.0, 12, dtype=x.dtype)
+    kernel = amplitude * jnp.exp(-0.5 * ((inputs[:, None] - inputs) / length) ** 2)
+    factor = jnp.linalg.cholesky(kernel + noise * jnp.eye(12, dtype=x.dtype))
+    residuals = data["offsets"] - level
+    whitened = jax.scipy.linalg.solve_triangular(factor, residuals, lower=True)
+    return 0.5 * whitened @ whitened + jnp.sum(jnp.log(jnp.diag(factor)))
+
+
+LOSSES = [polytope, polytope_without_barrier, ellipsoid, determinant, gaussian_process]
+
+
+@functools.cache
+def problems(dtype):
+    """The random numbers of `PROBLEMS` problems, stacked."""
+    rng = np.random.default_rng(0)
+    numbers = {
+        "normals": rng.normal(size=(PROBLEMS, 12, SIZE)),
+        "offsets": rng.normal(size=(PROBLEMS, 12)),
+        "slope": rng.normal(size=(PROBLEMS, SIZE)),
+        "matrices": rng.normal(size=(PROBLEMS, SIZE, 5, 5)),
+    }
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), numbers)
+
+
+def run(loss, dtype, **options):
+    """The losses of all problems from all first steps; the last axis counts steps."""
+
+    def descend_one(data, learning_rate):
+        optimizer = optax_rprop.rprop(learning_rate, **SETTINGS, **options)
+        start = jnp.zeros(SIZE, dtype)
+        return descend(optimizer, functools.partial(loss, data), start, STEPS)[1]
+
+    over_steps = jax.vmap(descend_one, (None, 0))
+    over_problems = jax.jit(jax.vmap(over_steps, (0, None)))
+    return np.asarray(over_problems(problems(dtype), jnp.array(FIRST_STEPS, dtype)))
+
+
+@each_layout
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_never_outside_twice_in_a_row(x64, dtype, loss, state_layout):
+    """In 200 problems from six first steps each, and the loss falls."""
+    values = run(loss, dtype, variant="irprop+", state_layout=state_layout)
+    outside = ~np.isfinite(values)
+    assert not outside[..., 0].any()
+    # The large first steps leave the domain, or this would show nothing.
+    assert outside[:, -2:].any(axis=-1).mean() > 0.5
+    assert not (outside[..., 1:] & outside[..., :-1]).any()
+    assert np.all(np.nanmin(values, axis=-1) < values[..., 0])
+
+
+@each_layout
+@pytest.mark.parametrize("loss", [determinant, gaussian_process])
+def test_rprop_plus_goes_back_where_all_gradients_are_nan(x64, loss, state_layout):
+    """It looks at no loss; but these make every partial derivative NaN outside."""
+    values = run(loss, "float64", variant="rprop+", state_layout=state_layout)
+    outside = ~np.isfinite(values)
+    assert outside[:, -2:].any(axis=-1).mean() > 0.5
+    assert not (outside[..., 1:] & outside[..., :-1]).any()
+
+
+@each_layout
+def test_the_next_point_is_the_last_one_inside(x64, state_layout):
+    """Bit for bit, where no rounding interferes: steps and points of powers of two."""
+
+    def loss(x):
+        return jnp.sum((x - 0.25) ** 2) - jnp.log(0.5 - jnp.abs(x[0] - x[1]))
+
+    optimizer = optax_rprop.rprop(
+        8.0, eta_plus=2.0, variant="irprop+", state_layout=state_layout
+    )
+    params, values = descend(optimizer, loss, jnp.array([0.125, 0.0]), 60)
+    outside = np.flatnonzero(~np.isfinite(values))
+    assert len(outside) > 3
+    last_inside = outside - 1
+    np.testing.assert_array_equal(params[outside + 1], params[last_inside])
+    np.testing.assert_array_equal(values[outside + 1], values[last_inside])
+
+
+def coupled(params):
+    """The known case in which a partial undo led outside for good."""
+    x, y = params
+    return 4 * (x - 0.3) ** 2 - 0.1 * y - jnp.log(0.64 - (x - y) ** 2)
+
+
+@pytest.mark.parametrize("state_layout", ["split", "packed"])
+def test_known_case(x64, state_layout):
+    """A mixture of coordinates that moved and that were undone lies outside, too."""
+    optimizer = optax_rprop.rprop(10.0, variant="irprop+", state_layout=state_layout)
+    _, values = descend(optimizer, coupled, (jnp.zeros(()), jnp.zeros(())), 200)
+    assert np.isnan(values).sum() == 8
+
+
+@each_layout
+def test_at_the_smallest_step_size_it_alternates(x64, state_layout):
+    """A boundary nearer than that is left again and again, and come back from."""
+    optimizer = optax_rprop.rprop(
+        0.25,
+        eta_plus=2.0,
+        min_step_size=0.25,
+        variant="irprop+",
+        state_layout=state_layout,
+    )
+    params, values = descend(optimizer, lambda x: jnp.sqrt(x - 0.9), jnp.array(1.0), 40)
+    np.testing.assert_array_equal(np.isfinite(values), np.arange(40) % 2 == 0)
+    assert set(np.asarray(params).tolist()) == {1.0, 0.75}
+
+
+@each_layout
+@pytest.mark.parametrize(
+    "behind",
+    [optax.scale(0.5), optax.masked(optax.scale(2.0), True), optax.clip(1.0)],
+    ids=["scale", "mask", "clip"],
+)
+def test_transformations_that_keep_the_way_back(x64, behind, state_layout):
+    """What is the same odd function of the update at each step may follow."""
+    optimizer = optax.chain(
+        optax_rprop.rprop(
+            10.0, **SETTINGS, variant="irprop+", state_layout=state_layout
+        ),
+        behind,
+    )
+    start = jnp.zeros(()), jnp.zeros(())
+    _, values = descend(optimizer, coupled, start, 200)
+    outside = ~np.isfinite(values)
+    assert outside.any()
+    assert not (outside[1:] & outside[:-1]).any()
+
+
+@each_layout
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_before_the_first_finite_loss_the_gradient_leads(bad, state_layout):
+    """There is nowhere to go back to."""
+    optimizer = optax_rprop.rprop(
+        0.25, eta_plus=2.0, variant="irprop+", state_layout=state_layout
+    )
+    state = optimizer.init(jnp.zeros(2))
+    for expected in ([-0.25, 0.0], [-0.5, 0.0], [-1.0, 0.0]):
+        updates, state = optimizer.update(jnp.array([1.0, 0.0]), state, value=bad)
+        assert_identical(updates, jnp.array(expected))
