@@ -105,7 +105,7 @@ def scale_by_rprop(
     rule = VARIANTS[variant]
     watches_loss = rule.takes_back == "if the loss rose"
     layout = LAYOUTS[state_layout]
-    numbers = layout.prepare(hyperparams, rule.takes_back != "never")
+    numbers = layout.prepare(hyperparams, rule.mark)
 
     def as_trees(leaves: list[Fields], treedef: Any) -> dict[str, Any]:
         # By number, not by `zip`: a tree without leaves has its fields too.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optax_rprop._rule import Decision
+from optax_rprop._rule import Decision, Mark
 
 Fields = tuple[jax.Array, ...]
 """What a state stores for one leaf of the parameters: arrays of its shape."""
@@ -29,9 +29,8 @@ class Layout(NamedTuple):
       state_type: The state, a NamedTuple. Besides the fields named below, it has
         `prev_value` and `variant`.
       parameter_fields: The names of its fields that are trees like the parameters.
-      prepare: Hyper-parameters, and whether the variant takes updates back, to what
-        the functions below need of them. Raises an error for those that the layout
-        cannot hold.
+      prepare: Hyper-parameters and the variant's mark to what the functions below
+        need of them. Raises an error for those that the layout cannot hold.
       shared_fields: From what was prepared, the state's other fields by name.
       init: A parameter, and what was prepared, to the fields of its leaf.
       bind: The state, and what was prepared, to the context: scalars that the
@@ -45,7 +44,7 @@ class Layout(NamedTuple):
 
     state_type: type
     parameter_fields: tuple[str, ...]
-    prepare: Callable[[HyperParams, bool], Any]
+    prepare: Callable[[HyperParams, Mark], Any]
     shared_fields: Callable[[Any], dict[str, Any]]
     init: Callable[[Any, Any], Fields]
     bind: Callable[[Any, Any], Any]

@@ -55,7 +55,7 @@ def _within_range(number: Any) -> Any:
     return jnp.clip(number, _SMALLEST, _LARGEST / 2)
 
 
-def _prepare(hyperparams: HyperParams, takes_back: bool) -> HyperParams:
+def _prepare(hyperparams: HyperParams, variant: Mark) -> HyperParams:
     for name in ("min_step_size", "learning_rate"):
         number = concrete_number(name, getattr(hyperparams, name))
         if number is not None and number < _SMALLEST:

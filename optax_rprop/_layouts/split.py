@@ -40,7 +40,7 @@ class RpropState(NamedTuple):
     variant: Mark
 
 
-def _prepare(hyperparams: HyperParams, takes_back: bool) -> HyperParams:
+def _prepare(hyperparams: HyperParams, variant: Mark) -> HyperParams:
     return hyperparams
 
 
