@@ -25,10 +25,19 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 # README.md is read from top to bottom, so its blocks share their names; each
 # recipe stands alone.
-MARKDOWN = {"README.md": "shared", "examples/README.md": "fresh"}
+MARKDOWN = {
+    "README.md": "shared",
+    "examples/README.md": "fresh",
+    "examples/LIBRARIES.md": "fresh",
+}
 RECIPES = (ROOT / "examples" / "README.md").read_text()
+LIBRARIES = (ROOT / "examples" / "LIBRARIES.md").read_text()
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-IMPORT_NAMES = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {
+    "jax-md": "jax_md",
+    "orbax-checkpoint": "orbax",
+    "scikit-learn": "sklearn",
+}
 
 
 class Block(NamedTuple):
@@ -61,12 +70,16 @@ def python_blocks(text):
     ]
 
 
-def missing_extras():
-    """Packages that the extra `examples` asks for and that are not there."""
+def extra(name):
+    """The requirements of an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(line) for line in project["optional-dependencies"][name]]
+
+
+def missing_extras():
+    """Packages that the extras of the examples ask for and that are not there."""
     missing = set()
-    for line in project["optional-dependencies"]["examples"]:
-        requirement = Requirement(line)
+    for requirement in extra("examples") + extra("libraries"):
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
@@ -174,18 +187,18 @@ def test_no_fence_escapes(name):
     assert {language for language, _ in fences} <= {"python", "sh"}
 
 
-def recipes():
+def recipes(markdown):
     """The sections under the heading "Recipes", by title."""
-    _, _, text = RECIPES.partition("\n## Recipes\n")
+    _, _, text = markdown.partition("\n## Recipes\n")
     text, _, _ = text.partition("\n## ")
     titles_and_texts = re.split(r"^### (.*)\n", text, flags=re.MULTILINE)[1:]
     return dict(zip(titles_and_texts[::2], titles_and_texts[1::2], strict=True))
 
 
-@pytest.mark.parametrize("title", recipes())
+@pytest.mark.parametrize("title", recipes(RECIPES) | recipes(LIBRARIES))
 def test_recipe_checks_itself(title):
     """A recipe has a Python block, and each of its blocks ends in an assertion."""
-    blocks = python_blocks(recipes()[title])
+    blocks = python_blocks((recipes(RECIPES) | recipes(LIBRARIES))[title])
     assert blocks
     for block in blocks:
         assert isinstance(ast.parse(block.source).body[-1], ast.Assert)
@@ -198,6 +211,25 @@ def test_table_lists_the_scripts():
     modules = (ROOT / "examples").glob("*.py")
     scripts = {module.name for module in modules if "__main__" in module.read_text()}
     assert scripts == {name for name, _ in rows}
+
+
+def test_table_lists_the_libraries():
+    """Each library of the extra is in the table, and a recipe imports it."""
+    table = "".join(re.findall(r"^\|.*\n", LIBRARIES, re.MULTILINE)).lower()
+    used = set().union(*(imported(block.source) for block in python_blocks(LIBRARIES)))
+    for requirement in extra("libraries"):
+        assert requirement.name.lower() in table
+        assert IMPORT_NAMES.get(requirement.name, requirement.name) in used
+
+
+def test_links_between_recipes():
+    """A link to a heading leads to a recipe."""
+    headings = {"": recipes(LIBRARIES), "README.md": ["Recipes", *recipes(RECIPES)]}
+    for file, anchor in re.findall(r"\]\(([^)#]*)#([^)]*)\)", LIBRARIES):
+        assert anchor in {
+            re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))
+            for heading in headings[file]
+        }
 
 
 SAMPLE = """
