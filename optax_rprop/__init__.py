@@ -19,7 +19,7 @@ from optax_rprop._resolve_signs import (
 from optax_rprop._rule import Variant
 from optax_rprop._transform import scale_by_rprop
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ByteRpropState",

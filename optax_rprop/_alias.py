@@ -53,20 +53,10 @@ def rprop(
     After a remembered 0 the step size is kept and the coordinate moves. So the
     first step moves every coordinate by exactly `learning_rate`.
 
-    A NaN in the gradient carries no sign: the coordinate holds, keeps its step
-    size and remembers 0. The variants that undo go back instead: ``rprop+``
-    takes a NaN as a change of sign, and ``irprop+`` does so if the loss rose. If
-    the loss itself is NaN or +inf, ``irprop+`` undoes the last update of every
-    coordinate, so that a step out of the function's domain is taken back. That is
-    no guarantee: where the step before was undone in some coordinates only, going
-    back leads to a new point, which may lie outside as well, with nothing left to
-    undo. Begin again with a smaller `learning_rate` then. An infinite partial
-    derivative has a sign like any other. The state stays finite whatever comes.
-
-    A move smaller than half the spacing of numbers around a parameter is lost in
-    the addition: a float32 parameter of magnitude 32 or more cannot move by 1e-6,
-    and a bfloat16 parameter :math:`w` only by more than :math:`|w| / 256`. For
-    the same reason, undoing restores a parameter only up to rounding.
+    **Units.** The bounds are in units of the parameters. With the defaults, a
+    parameter of magnitude 1e-8 cannot be resolved, and one of 1e5 takes thousands of
+    steps, silently. Where units are unknown, take ``min_step_size=1e-12,
+    max_step_size=1e12``.
 
     Args:
       learning_rate: Initial step size, in units of the parameters. It is read
@@ -85,11 +75,22 @@ def rprop(
         0 is remembered, so that the next step is neutral. True: a coordinate
         whose gradient is 0 is passed over and keeps its memory, as fits gradients
         that are 0 for want of information (dropout, rare features).
-      state_layout: How the state is stored. ``"split"``: step sizes and signs in
-        trees of their own, 5 bytes per float32 parameter. ``"packed"``: in one
-        float per parameter, 4 bytes, with the same trajectories bit for bit;
-        `learning_rate` and bounds must then lie within 2**-42 and 2**42; numbers
-        outside are refused, and JAX arrays, traced ones too, clipped to it.
+      state_layout: How the state is stored.
+
+        - ``"split"``: step sizes and signs in trees of their own, 5 bytes per float32
+          parameter.
+        - ``"packed"``: both in one float per parameter, 4 bytes, with the same
+          trajectories bit for bit. `learning_rate` and bounds must lie within 2**-42
+          and 2**42.
+        - ``"byte"``: both in 1 byte per parameter. Every step size is `learning_rate`
+          times a power of one base, so both factors must be powers of it, as
+          ``eta_plus=2**(1/3)`` is of ``eta_minus=0.5``; given as Python numbers. There
+          are 85 such levels, 51 for the variants that undo, and the bounds must not
+          be farther apart. Step sizes end at the outermost levels within them;
+          otherwise the trajectories are those of ``"split"``, up to rounding.
+
+        What a layout cannot hold is refused; bounds that are JAX arrays, traced ones
+        too, are clipped to what it can.
 
     Returns:
       The optimizer: `scale_by_rprop` followed by ``optax.scale(-1.0)``. The
@@ -101,8 +102,9 @@ def rprop(
         parameter or gradient is not of real floating dtype, `value` is not, or
         the state is of another optimizer.
       ValueError: A hyper-parameter is out of range, or `variant` or
-        `state_layout` unknown. By ``update``: `value` is missing or no scalar, or
-        the gradient has another structure or shape than the parameters.
+        `state_layout` unknown. By ``update``: `value` is missing or no scalar, the
+        state is of another variant, or the gradient has another structure or shape
+        than the parameters.
         Hyper-parameters that are JAX arrays, traced ones among them, are not
         checked for range.
 
@@ -127,6 +129,38 @@ def rprop(
       0.236
       0.236
       0.308
+
+    Notes:
+      **NaN.** A NaN in the gradient carries no sign: the coordinate holds, keeps its
+      step size and remembers 0. The variants that undo go back instead: ``rprop+``
+      takes a NaN as a change of sign, and ``irprop+`` does so if the loss rose. An
+      infinite partial derivative has a sign like any other. The state stays finite
+      whatever comes.
+
+      **Back into the domain.** After a loss that is NaN or +inf, ``irprop+`` takes
+      back the last update of every coordinate, whatever it was. So the next point
+      that is evaluated is the last one whose loss was finite, and never are two
+      losses in a row not finite. Every step size that led outside is reduced, so that
+      each point is left for the outside finitely often: with d the largest step size
+      and h the distance to the boundary, both in the maximum norm, at most
+      :math:`\lceil \log(d / h) / \log(1 / \eta^-) \rceil + 1` times. That is
+      guaranteed for a deterministic loss whose first value is finite, with
+      ``skip_zero_grads=False``, if the parameters move by the updates: constant
+      scales, masks and clips behind Rprop keep the guarantee, momentum, weight decay
+      and projections do not. ``rprop+`` does the same where every partial derivative
+      is NaN outside. There are three limits. Going back is exact up to rounding, so
+      the point inside must be farther from the boundary than that: in float32 about
+      1e-7 of parameter and update. A boundary nearer than `min_step_size` is left at
+      every second step, and the last parameters may lie outside: keep the last whose
+      loss was finite. And without a barrier, where the gradient points outward, the
+      run can bump against the boundary short of the optimum.
+
+      After an update that was taken back, the state shows the step size that made it;
+      it is reduced in the next step.
+
+      **Rounding.** A move smaller than half the spacing of numbers around a parameter
+      is lost in the addition: a float32 parameter of magnitude 32 or more cannot move
+      by 1e-6, and a bfloat16 parameter :math:`w` only by more than :math:`|w| / 256`.
 
     References:
       rprop+: Riedmiller and Braun, A direct adaptive method for faster

@@ -149,6 +149,9 @@ def diagnostics(
       on a minimum. Once most coordinates are at the lower bound, no more comes.
     - Many coordinates at the upper bound: it limits the pace, or the loss
       flattens out towards infinity and the parameters run after it.
+    - Some at the lower bound and some at the upper, for long: the bounds do not fit
+      the units of the parameters. Take ``min_step_size=1e-12,
+      max_step_size=1e12``.
     - ``fraction_forgotten`` is the fraction of coordinates that just changed sign
       (or whose gradient is 0). Near a minimum it lies around a third. If it is
       that high from the start while the loss hardly falls, the signs are noise:

@@ -81,11 +81,11 @@ def scale_by_rprop(
       max_step_size: Upper bound of the step sizes.
       variant: ``"rprop-"``, ``"rprop+"``, ``"irprop-"`` or ``"irprop+"``.
       skip_zero_grads: Whether a gradient of 0 leaves the remembered sign as it is.
-      state_layout: ``"split"`` or ``"packed"``.
+      state_layout: ``"split"``, ``"packed"`` or ``"byte"``.
 
     Returns:
-      The gradient transformation. Its state is an `RpropState`, or a
-      `PackedRpropState` with ``state_layout="packed"``.
+      The gradient transformation. Its state is an `RpropState`, `PackedRpropState` or
+      `ByteRpropState`.
 
     Example:
       >>> import jax.numpy as jnp

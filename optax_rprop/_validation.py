@@ -19,6 +19,20 @@ _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
+def _hint(argument: Any) -> str:
+    """What was probably meant, after the habits of PyTorch."""
+    if isinstance(argument, str) and argument in VARIANTS:
+        return f" Pass it by name: variant={argument!r}."
+    if isinstance(argument, dict):
+        return " Parameters go to `init`: rprop().init(params)."
+    if isinstance(argument, tuple):
+        return (
+            " PyTorch's etas are eta_minus and eta_plus here, and its step_sizes are"
+            " min_step_size and max_step_size."
+        )
+    return ""
+
+
 def concrete_number(name: str, number: Any, owner: str = "rprop") -> float | None:
     """A hyper-parameter of `owner` as a float, or None if it is a JAX array."""
     if callable(number):
@@ -47,7 +61,7 @@ def concrete_number(name: str, number: Any, owner: str = "rprop") -> float | Non
     else:
         is_real = isinstance(number, int | float | np.floating | np.integer)
     if not is_real or isinstance(number, bool):
-        raise TypeError(f"{name} must be a real number, got {number!r}.")
+        raise TypeError(f"{name} must be a real number, got {number!r}.{_hint(number)}")
     if isinstance(number, jax.Array):
         return None
     if isinstance(number, np.ndarray | np.generic):
@@ -140,14 +154,16 @@ def _check_real_floating(name: str, leaf: Any, remedy: str) -> None:
         if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
             remedy = (
                 "Complex numbers have no sign: wrap the optimizer in"
-                " optax.contrib.split_real_and_imaginary."
+                " optax.contrib.split_real_and_imaginary, whose update takes no `value`"
+                " (optax.with_extra_args_support drops it), or, for 'irprop+', train"
+                " real and imaginary parts as two arrays."
             )
         raise TypeError(f"{name} must have a real floating dtype, got {got}. {remedy}")
 
 
 _NOT_TRAINED = (
-    "Leave parameters that are not trained out of the tree, or use optax.partition"
-    " with optax.set_to_zero for them."
+    "Leave out what is not trained, in Equinox by eqx.filter(model,"
+    " eqx.is_inexact_array), or use optax.partition with optax.set_to_zero."
 )
 
 
@@ -175,7 +191,8 @@ def check_state(
     if not isinstance(state, state_type):
         raise TypeError(
             f"state must be a {state_type.__name__}, as `init` returns it with"
-            f" state_layout={state_layout!r}, got {type(state).__name__}. A"
+            f" state_layout={state_layout!r}, got {type(state).__name__}."
+            " The arguments of update are (grads, state, params), in this order. A"
             " checkpoint is restored into the state that `init` returns."
         )
     marks = {type(rule.mark): name for name, rule in VARIANTS.items()}
@@ -227,7 +244,9 @@ def check_value(value: Any) -> jax.Array:
     if value is None:
         raise ValueError(
             'variant "irprop+" compares losses, so it needs `value`: call'
-            " update(grads, state, params, value=loss), or choose another variant."
+            " update(grads, state, params, value=loss). Where a library calls update"
+            ' without it, take "irprop-", or "rprop+", which goes back on a NaN'
+            " gradient."
         )
     _check_real_floating("value", value, "Pass the loss at the current parameters.")
     value = jnp.asarray(value)

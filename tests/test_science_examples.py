@@ -14,6 +14,7 @@ import ensemble
 import example_io
 import gaussian_process
 import ode_fit
+import valley
 from scipy.integrate import solve_ivp
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
@@ -22,16 +23,19 @@ SCRIPTS = {
     "gaussian_process": gaussian_process,
     "ensemble": ensemble,
     "ode_fit": ode_fit,
+    "valley": valley,
 }
 SMALL = {
     "gaussian_process": "--rows 80 --evaluations 60 --first-steps 0.1 9 --adam-rates 1",
     "ensemble": "--networks 8 --one-by-one 2 --epochs 40",
     "ode_fit": "--evaluations 110 --adam-rates 0.1",
+    "valley": "--steps 20",
 }
 TABLES = {
     "gaussian_process": ["optimizer", "prediction"],
     "ensemble": ["median network", "one by one"],
     "ode_fit": ["optimizer", "constant"],
+    "valley": ["optimizer", "Rprop"],
 }
 
 

@@ -29,7 +29,8 @@ _DOWN, _UP = 2.0**-84, 2.0**84
 class PackedRpropState(NamedTuple):
     """State of Rprop with ``state_layout="packed"``: one array per parameter.
 
-    `get_rprop_state` reads it back as the plain `RpropState`.
+    `get_rprop_state` reads it back as the plain `RpropState`;
+    ``optax.tree.get(state, "step_sizes")`` finds nothing here and returns None.
 
     Attributes:
       signed_step_sizes: Pytree of the parameters' structure, shapes and
