@@ -1,0 +1,99 @@
+"""Pictures of the comparison on mini-batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from benchmarks.common import plots, results
+from benchmarks.common.tables import in_order
+from benchmarks.minibatch.methods import OURS, OURS_DECAYED
+from benchmarks.minibatch.train import STEPS
+
+ADAM = "Adam"
+# Those that are drawn, each with its marker.
+SHOWN = {
+    OURS: "o",
+    OURS_DECAYED: "",
+    "Adam, 0.001": "s",
+    "SGD": "",
+    "Rprop": "^",
+    "Rprop, accumulated": "",
+}
+
+
+def contests(rows: pd.DataFrame) -> Figure:
+    """Test error over that of tuned Adam, over batch size, one panel a problem."""
+    rows = rows[rows["has_errors"]]
+    names = in_order(rows, "problem")
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure = plots.figure(2.5 * columns, 2 * lines + 0.6)
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for panel in axes.flat[len(names) :]:
+        panel.axis("off")
+    places = {str(size): i for i, size in enumerate(STEPS)}
+    for panel, name in zip(axes.flat, names, strict=False):
+        here = rows[rows["problem"] == name].set_index(["optimizer", "batch", "run"])
+        errors = here["test_error"]
+        adam = errors[ADAM]
+        panel.axhline(1, color="black", linewidth=1, label="Adam, tuned")
+        for optimizer, marker in SHOWN.items():
+            if optimizer not in in_order(here.reset_index(), "optimizer"):
+                continue
+            # Of the paired difference: how hard a run is, is the same for all.
+            by_batch = errors[optimizer].groupby("batch", sort=False)
+            tuned = adam.groupby("batch", sort=False).mean()
+            paired = (errors[optimizer] - adam).groupby("batch", sort=False)
+            panel.errorbar(
+                [places[batch] for batch in tuned.index],
+                by_batch.mean() / tuned,
+                paired.sem() / tuned if marker else None,
+                marker=marker or ("." if len(tuned) == 1 else None),
+                markersize=4,
+                capsize=2,
+                **plots.style(optimizer),
+            )
+        panel.set(title=name, yscale="log", xticks=list(places.values()))
+        panel.set_xticklabels(list(places))
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+    for panel in axes[-1]:
+        panel.set_xlabel("batch size")
+    figure.supylabel("test error / that of tuned Adam")
+    plots.legend(figure, axes[0, 0], columns=4)
+    return figure
+
+
+def inside(folder: Path) -> Figure:
+    """Signs, waits and step sizes while networks train; means over the runs."""
+    parts = results.read(folder, "inside").groupby(["problem", "batch"], sort=False)
+    figure = plots.figure(2.2 * len(parts), 6)
+    axes = figure.subplots(3, len(parts), sharex="col", squeeze=False)
+    for column, ((problem, batch), part) in zip(axes.T, parts, strict=True):
+        seen = part.groupby("step").mean(numeric_only=True)
+        resolved = seen[["resolved", "resolved_right"]]
+        # Over four checkpoints, for few signs are resolved in a step.
+        pooled = resolved[::-1].rolling(4, min_periods=1).sum()[::-1]
+        signs, waits, sizes = column
+        signs.set_title(f"{problem}, {batch}")
+        signs.plot(100 * seen["raw_agreement"], label="raw signs right")
+        right = pooled["resolved_right"] / np.maximum(pooled["resolved"], 1e-9)
+        signs.plot(100 * right, label="resolved signs right")
+        signs.plot(100 * seen["persistence"], label="same sign as before")
+        signs.axhline(50, color="0.6", linestyle=":")
+        waits.plot(100 * seen["resolved_fraction"], label="resolved in a step")
+        waits.plot(seen["test_error"], label="test error")
+        waits.set_yscale("log")
+        for low, high, alpha in ((5, 95, 0.2), (25, 75, 0.3)):
+            bounds = (seen[f"step_size_{percent}"] for percent in (low, high))
+            sizes.fill_between(seen.index, *bounds, alpha=alpha, color="C0")
+        sizes.semilogy(seen["step_size_50"], label="5, 25, 50, 75, 95 %")
+        sizes.set_xlabel("step")
+    for panel, label in zip(axes[:, 0], ("%", "%", "step size"), strict=True):
+        panel.set_ylabel(label)
+        panel.legend(fontsize="small")
+    return figure
