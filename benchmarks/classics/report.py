@@ -1,5 +1,6 @@
 """Tables and pictures of the experiments from the literature."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.stats import binomtest
 from benchmarks.classics.encoders import BOUNDS
 from benchmarks.classics.proben1 import FIGURES, INFERRED, PROTOCOLS, STATED, TABLES
 from benchmarks.common import plots, results
+from benchmarks.common.results import Frame
 from benchmarks.common.tables import in_order, markdown, number, pivot, report
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,7 +21,7 @@ MARKERS = {"rprop-": "o", "rprop+": "s", "irprop-": "^", "irprop+": "v"}
 # --- Proben1 -----------------------------------------------------------------
 
 
-def compare(rows: pd.DataFrame) -> pd.DataFrame:
+def compare(rows: Frame) -> Frame:
     """Set measured means beside the published ones, where there are any.
 
     Args:
@@ -47,7 +49,7 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _compared(folder: Path) -> pd.DataFrame:
+def _compared(folder: Path) -> Frame:
     return compare(results.read(folder, "proben1"))
 
 
@@ -84,7 +86,7 @@ def figures(table: str, setting: str, folder: Path = RESULTS) -> str:
     rows = rows[(rows["table"] == table) & (rows["setting"] == setting)]
     names = rows["problem"] + ", " + rows["figure"].str.replace("_", " ")
 
-    def cell(row: pd.Series, mean: str, deviation: str) -> str:
+    def cell(row: Frame, mean: str, deviation: str) -> str:
         digits = FIGURES[row["figure"]]
         return f"{row[mean]:.{digits}f} ± {row[deviation]:.{digits}f}"
 
@@ -241,7 +243,7 @@ TABLES_SHOWN = (
     agreement,
     protocols,
     *(
-        lambda folder, how=(name, setting): figures(*how, folder)
+        functools.partial(figures, name, setting)
         for name, table in TABLES.items()
         for setting in table.settings
     ),

@@ -16,7 +16,7 @@ import optax_rprop
 RATES = np.logspace(-6, 1, 15)
 """The settings of all of them: seven decades in steps of the root of ten."""
 
-LAYOUTS: dict[str, dict[str, Any]] = {"split": {}, "packed": {}}
+LAYOUTS: dict[Any, dict[str, Any]] = {"split": {}, "packed": {}}
 """Every layout of the state, with the options of `rprop` that it needs."""
 
 
@@ -56,6 +56,6 @@ def by_layout(variant: Any, **options: Any) -> dict[str, optax.GradientTransform
     return {
         f"{variant}, {layout}": optax_rprop.rprop(
             variant=variant, state_layout=layout, **needed, **options
-        )  # pyright: ignore[reportArgumentType]
+        )
         for layout, needed in LAYOUTS.items()
     }

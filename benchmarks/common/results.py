@@ -21,6 +21,10 @@ PACKAGES = ("optax-rprop", "jax", "jaxlib", "optax", "numpy", "torch")
 DIGITS = 7
 
 
+Frame = Any
+"""A `pandas.DataFrame` or `pandas.Series`, whose types pyright does not follow."""
+
+
 class Study:
     """The results of one study, in files of one folder.
 
@@ -60,7 +64,7 @@ class Study:
         """
         name = f"{self._name}_{table}" if table else self._name
         path = self._folder / f"{name}.csv"
-        frame = pd.DataFrame(rows)
+        frame: Frame = pd.DataFrame(rows)
         with self._lock:
             if path.exists():
                 columns = list(pd.read_csv(path, nrows=0).columns)
@@ -90,7 +94,7 @@ class Study:
         path.write_text(json.dumps(scripts, indent=1, sort_keys=True) + "\n")
 
 
-def read(folder: Path, name: str) -> pd.DataFrame:
+def read(folder: Path, name: str) -> Frame:
     """The rows of ``NAME.csv``.
 
     Raises:

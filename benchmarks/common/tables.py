@@ -10,12 +10,13 @@ from cogapp import Cog
 from matplotlib.figure import Figure
 
 from benchmarks.common import plots
+from benchmarks.common.results import Frame
 
 Table = Callable[[Path], str]
 Picture = Callable[[Path], Figure]
 
 
-def markdown(frame: pd.DataFrame) -> str:
+def markdown(frame: Frame) -> str:
     """A table: the index to the left, all else to the right."""
     table = frame.to_markdown(
         disable_numparse=True, colalign=["left"] + ["right"] * frame.shape[1]
@@ -33,18 +34,18 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def median_and_quartiles(values: pd.Series) -> str:
+def median_and_quartiles(values: Frame) -> str:
     """The median and, in brackets, the quartiles."""
     low, middle, high = map(number, values.quantile([0.25, 0.5, 0.75]))
     return f"{middle} ({low} to {high})"
 
 
-def in_order(frame: pd.DataFrame, column: str) -> list:
+def in_order(frame: Frame, column: str) -> list:
     """The values of a column as they first come."""
     return list(dict.fromkeys(frame[column]))
 
 
-def pivot(frame: pd.DataFrame, rows: str, columns: str, values: str) -> pd.DataFrame:
+def pivot(frame: Frame, rows: str, columns: str, values: str) -> Frame:
     """One value a row and column; both stay in the order in which they first come."""
     wide = frame.pivot(index=rows, columns=columns, values=values)
     wide = wide.loc[in_order(frame, rows), in_order(frame, columns)]

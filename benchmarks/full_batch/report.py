@@ -1,5 +1,6 @@
 """Tables and pictures of the comparison on whole data sets."""
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from benchmarks.common import plots, results
+from benchmarks.common.results import Frame
 from benchmarks.common.tables import markdown, number, pivot, report
 from benchmarks.full_batch.rivals import EACH, ONE, TOLERANCES
 
@@ -19,7 +21,7 @@ TUNINGS = {EACH: "tuned to each problem", ONE: "one setting for all"}
 # --- Initial step size -------------------------------------------------------
 
 
-def median_gradients(folder: Path) -> pd.Series:
+def median_gradients(folder: Path) -> Frame:
     """By problem, optimizer and setting; infinite unless all starts arrived."""
     rows = results.read(folder, "insensitivity")
     rows = rows.assign(evaluations=rows["evaluations"].fillna(np.inf))
@@ -137,7 +139,7 @@ def performance_profile(costs: np.ndarray, ratios: np.ndarray) -> np.ndarray:
 
 def _fractions(
     folder: Path, tuning: str, tolerance: float, cost: str, ratios: np.ndarray
-) -> pd.DataFrame:
+) -> Frame:
     """One row an optimizer, one column a ratio; in percent of all starts."""
     rows = results.read(folder, "rivals")
     rows = rows[(rows["tuning"] == tuning) & (rows["tolerance"] == tolerance)]
@@ -181,7 +183,7 @@ def costs(tolerance: float, cost: str, folder: Path = RESULTS) -> str:
     return markdown(bold_lowest(cells, medians.unstack(sort=False)))
 
 
-def bold_lowest(cells: pd.DataFrame, numbers: pd.DataFrame) -> pd.DataFrame:
+def bold_lowest(cells: Frame, numbers: Frame) -> Frame:
     """The lowest of each row in bold type, if any is finite."""
     lowest = numbers.min(axis=1)
     best = numbers.eq(lowest, axis=0) & np.isfinite(numbers)
@@ -257,11 +259,11 @@ TABLES = (
     targets,
     insensitivity,
     headline_rivals,
-    lambda folder: profiles("evaluations", folder),
-    lambda folder: profiles("seconds", folder),
+    functools.partial(profiles, "evaluations"),
+    functools.partial(profiles, "seconds"),
     single_settings,
     *(
-        lambda folder, how=how: costs(*how, folder)
+        functools.partial(costs, *how)
         for how in itertools.product(TOLERANCES, ("evaluations", "seconds"))
     ),
     held_out,

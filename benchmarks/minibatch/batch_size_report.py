@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from benchmarks.common import plots, results
+from benchmarks.common.results import Frame
 from benchmarks.common.tables import markdown, number, pivot
 from benchmarks.minibatch.signs import ETA_MINUS, ETA_PLUS, threshold
 
@@ -14,12 +15,12 @@ RESULTS = Path(__file__).parent / "results"
 TRAINED, REMEDIES, ACCUMULATION = "batch size", "factors and cap", "accumulation"
 
 
-def _answers(question: str, folder: Path) -> pd.DataFrame:
+def _answers(question: str, folder: Path) -> Frame:
     rows = results.read(folder, "batch_size")
     return rows[rows["question"] == question]
 
 
-def _pairs(rows: pd.DataFrame, column: str) -> pd.Series:
+def _pairs(rows: Frame, column: str) -> Frame:
     """Predicted / measured, in percent, by batch."""
     wide = 100 * rows.pivot(index="batch", columns="source", values=column)
     texts = wide.map("{:.1f}".format)
@@ -46,7 +47,7 @@ def errors(folder: Path = RESULTS) -> str:
     return markdown(pivot(rows.assign(cell=_cells(rows)), "batch", "optimizer", "cell"))
 
 
-def _cells(rows: pd.DataFrame) -> pd.Series:
+def _cells(rows: Frame) -> Frame:
     losses = rows["loss"].map(lambda loss: number(loss, 2))
     return rows["error"].map("{:.1f}".format) + " (" + losses + ")"
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from benchmarks.common import plots, results
+from benchmarks.common.results import Frame
 from benchmarks.common.tables import in_order
 from benchmarks.minibatch.methods import OURS, OURS_DECAYED
 from benchmarks.minibatch.train import STEPS
@@ -24,7 +24,7 @@ SHOWN = {
 }
 
 
-def contests(rows: pd.DataFrame) -> Figure:
+def contests(rows: Frame) -> Figure:
     """Test error over that of tuned Adam, over batch size, one panel a problem."""
     rows = rows[rows["has_errors"]]
     names = in_order(rows, "problem")

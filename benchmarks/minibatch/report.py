@@ -1,13 +1,15 @@
 """Tables and pictures of the comparison on mini-batches."""
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from benchmarks.common import results
+from benchmarks.common.results import Frame
 from benchmarks.common.tables import in_order, markdown, number, pivot, report
 from benchmarks.minibatch import batch_size_report, pictures
 from benchmarks.minibatch.methods import OURS
@@ -23,7 +25,7 @@ LEVEL = 0.05
 NOISE = {"threshold": 1.7, "decay": 0.95, "mean": 0.0}
 
 
-def contests(folder: Path) -> pd.DataFrame:
+def contests(folder: Path) -> Frame:
     """A row a contest, optimizer and run, in the order of problems and batches.
 
     The column ``has_errors`` tells contests in which all settings have errors left,
@@ -46,7 +48,7 @@ def _problem_names(folder: Path) -> list[str]:
     return in_order(results.read(folder, "problems"), "problem")
 
 
-def mean_errors(rows: pd.DataFrame, column: str = "test_error") -> pd.DataFrame:
+def mean_errors(rows: Frame, column: str = "test_error") -> Frame:
     """Means over the runs: a row a contest, a column an optimizer."""
     means = rows.groupby(["problem", "batch", "optimizer"], sort=False)[column].mean()
     return means.unstack(sort=False)
@@ -56,11 +58,11 @@ def verdict(difference: np.ndarray) -> int:
     """1, -1 or 0: by a paired t test at 5 %, worse, better, or undecided."""
     if not np.any(difference):
         return 0
-    decided = stats.ttest_1samp(difference, 0.0).pvalue < LEVEL
-    return int(np.sign(difference.mean())) if decided else 0
+    found: Any = stats.ttest_1samp(difference, 0.0)
+    return int(np.sign(difference.mean())) if found.pvalue < LEVEL else 0
 
 
-def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+def verdicts(rows: Frame) -> Frame:
     """Of mini-batch Rprop against each optimizer (columns) in each contest (rows)."""
     wide = rows.set_index(["problem", "batch", "run", "optimizer"])["test_error"]
     wide = wide.unstack(sort=False)
@@ -70,7 +72,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def groups(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def groups(rows: Frame) -> dict[str, Frame]:
     """Contests by batch size, and by whether our settings were chosen on them."""
     chosen = rows["problem"].isin(DEVELOPED_ON)
     by_batch = {
@@ -184,7 +186,7 @@ def signs(folder: Path = RESULTS) -> str:
     return markdown(wide.rename_axis("threshold, decay"))
 
 
-def _insides(folder: Path) -> dict[str, pd.DataFrame]:
+def _insides(folder: Path) -> dict[str, Frame]:
     rows = results.read(folder, "inside")
     return {
         f"{problem}, {batch}": part
@@ -227,14 +229,14 @@ def noise_rate(folder: Path) -> float:
 def stopping(folder: Path = RESULTS) -> str:
     """Test errors where rules without a validation set would stop, and the place."""
     noise = noise_rate(folder)
-    rules: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    rules: dict[str, Any] = {
         "decisions rarer than noise's": lambda r: r["resolved_fraction"] < noise,
         "ten times rarer": lambda r: r["resolved_fraction"] < noise / 10,
         "60 % same sign": lambda r: r["persistence"] < 0.6,
     }
     rows = {}
     for name, part in _insides(folder).items():
-        stops: dict[str, list[pd.Series]] = {}
+        stops: dict[str, list[Frame]] = {}
         for _, run in part.groupby("run"):
             last = run.iloc[-1]
             best = run.loc[run["validation_error"].idxmin()]
@@ -250,7 +252,7 @@ def stopping(folder: Path = RESULTS) -> str:
     return markdown(pd.DataFrame.from_dict(rows, orient="index"))
 
 
-def _stops(found: list[pd.Series], steps: int) -> str:
+def _stops(found: list[Frame], steps: int) -> str:
     means = pd.DataFrame(found)[["test_error", "step"]].astype(float).mean()
     return f"{means['test_error']:.2f} at {100 * means['step'] / steps:.0f} %"
 
@@ -299,8 +301,8 @@ TABLES = (
     steps,
     summary,
     one_setting,
-    lambda folder: errors("test_error", folder),
-    lambda folder: errors("last_test_error", folder),
+    functools.partial(errors, "test_error"),
+    functools.partial(errors, "last_test_error"),
     grids,
     ablations,
     signs,
@@ -308,10 +310,7 @@ TABLES = (
     stopping,
     problems,
     batch_size_report.headline,
-    *(
-        lambda folder, epochs=epochs: batch_size_report.signs(epochs, folder)
-        for epochs in (0, 10, 30)
-    ),
+    *(functools.partial(batch_size_report.signs, epochs) for epochs in (0, 10, 30)),
     batch_size_report.errors,
     batch_size_report.details,
     batch_size_report.remedies,

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.common import plots, results
+from benchmarks.common.results import Frame
 from benchmarks.common.tables import (
     markdown,
     median_and_quartiles,
@@ -20,12 +21,12 @@ DETAILED = "10,000,000"
 CALLS = (EAGER, COMPILATION)
 
 
-def _steps(folder: Path) -> pd.DataFrame:
+def _steps(folder: Path) -> Frame:
     steps = results.read(folder, "step")
     return steps[~steps["problem"].isin(CALLS)]
 
 
-def times_adam(times: pd.DataFrame) -> pd.Series:
+def times_adam(times: Frame) -> Frame:
     """By problem and optimizer: the median of the ratios within each round."""
     adam = times[times["optimizer"] == ADAM].set_index(["problem", "run"])["seconds"]
     rounds = times.set_index(["problem", "run"])
@@ -34,7 +35,7 @@ def times_adam(times: pd.DataFrame) -> pd.Series:
     return rounds.groupby(["problem", "optimizer"])["ratio"].median()
 
 
-def _size_order(times: pd.DataFrame) -> list[str]:
+def _size_order(times: Frame) -> list[str]:
     """Problems of one leaf by their size, then those of many."""
     sizes = times.drop_duplicates("problem").sort_values(["leaves", "parameters"])
     return list(sizes["problem"])
@@ -82,7 +83,7 @@ def costs(folder: Path = RESULTS) -> str:
     return markdown(table.loc[facts.index].rename_axis(f"{problem} parameters"))
 
 
-def floor_bytes(facts: pd.DataFrame) -> pd.Series:
+def floor_bytes(facts: Frame) -> Frame:
     """The least bytes per parameter that a step can read and write.
 
     It reads parameter and gradient, writes the parameter, and reads and writes the
@@ -100,7 +101,7 @@ def calls(folder: Path = RESULTS) -> str:
         return "Not measured yet."
     milliseconds = times.assign(seconds=1e3 * times["seconds"])
     groups = milliseconds.groupby(["problem", "optimizer"])["seconds"]
-    cells = pd.DataFrame(
+    cells: Frame = pd.DataFrame(
         {
             "ms (quartiles)": groups.apply(median_and_quartiles),
             "x adam": times_adam(times).map("{:.2f}".format),
