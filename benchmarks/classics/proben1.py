@@ -51,16 +51,16 @@ class Table(NamedTuple):
     Attributes:
       key: Its name in ``published.json``.
       runs: The number of runs, each from weights of its own.
+      settings: How to train, and which variants.
       hidden: Whether the networks have hidden layers.
       shortcuts: Whether all layers before it feed a layer, or only the last one.
-      settings: How to train, and which variants.
     """
 
     key: str
     runs: int
-    hidden: bool
-    shortcuts: bool
     settings: Mapping[str, Sequence[str]]
+    hidden: bool = False
+    shortcuts: bool = False
 
     @property
     def published(self) -> Mapping[str, Mapping[str, Sequence[float]]]:
@@ -68,35 +68,12 @@ class Table(NamedTuple):
         return PUBLISHED[self.key]
 
 
+_PIVOT, _PLAIN = "table_8_pivot_classification", "table_10_no_shortcut_classification"
 TABLES = {
-    "Table 3": Table(
-        "table_3_linear_classification_10_runs",
-        runs=10,
-        hidden=False,
-        shortcuts=False,
-        settings=LINEAR,
-    ),
-    "Table 4": Table(
-        "table_4_linear_approximation_10_runs",
-        runs=10,
-        hidden=False,
-        shortcuts=False,
-        settings=LINEAR,
-    ),
-    "Table 8": Table(
-        "table_8_pivot_classification_60_runs",
-        runs=60,
-        hidden=True,
-        shortcuts=True,
-        settings=MULTILAYER,
-    ),
-    "Table 10": Table(
-        "table_10_no_shortcut_classification_60_runs",
-        runs=60,
-        hidden=True,
-        shortcuts=False,
-        settings=MULTILAYER,
-    ),
+    "Table 3": Table("table_3_linear_classification_10_runs", 10, LINEAR),
+    "Table 4": Table("table_4_linear_approximation_10_runs", 10, LINEAR),
+    "Table 8": Table(f"{_PIVOT}_60_runs", 60, MULTILAYER, hidden=True, shortcuts=True),
+    "Table 10": Table(f"{_PLAIN}_60_runs", 60, MULTILAYER, hidden=True),
 }
 FIGURES = {
     "train_error": 2,

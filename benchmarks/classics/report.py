@@ -209,36 +209,13 @@ def headline_encoders(folder: Path = RESULTS) -> str:
     )
 
 
-def encoders_picture(folder: Path = RESULTS) -> Figure:
-    """The share of starts that have learned by each epoch."""
-    runs = results.read(folder, "encoders")
-    problems, bounds = in_order(runs, "problem"), in_order(runs, "setting")
-    picture = plots.figure(2 * len(bounds), 1.8 * len(problems) + 0.5)
-    axes = picture.subplots(
-        len(problems), len(bounds), sharex="row", sharey=True, squeeze=False
-    )
-    for (problem, bound, variant), found in runs.groupby(
-        ["problem", "setting", "optimizer"], sort=False
-    ):
-        panel = axes[problems.index(problem), bounds.index(bound)]
-        panel.ecdf(found["epochs"].where(found["learned"], 1e9), **plots.style(variant))
-        most = runs["epochs"].max()
-        panel.set(title=f"{problem}, bound {bound:g}", xscale="log", xlim=(10, most))
-    for panel in axes[-1]:
-        panel.set_xlabel("epochs")
-    for panel in axes[:, 0]:
-        panel.set_ylabel("learned")
-    plots.legend(picture, axes, columns=4)
-    return picture
-
-
 def context(folder: Path = RESULTS) -> str:
     """Where and when."""
     scripts = ("proben1", "encoders")
     return "\n\n".join(results.context(folder, script) for script in scripts)
 
 
-TABLES_SHOWN = (
+SHOWN = (
     headline_proben1,
     agreement,
     protocols,
@@ -252,7 +229,7 @@ TABLES_SHOWN = (
     encoders,
     context,
 )
-PICTURES = {"proben1": proben1_picture, "encoders": encoders_picture}
+PICTURES = {"proben1": proben1_picture}
 
 if __name__ == "__main__":
-    report(__doc__, RESULTS, TABLES_SHOWN, PICTURES)
+    report(__doc__, RESULTS, SHOWN, PICTURES)

@@ -1,4 +1,4 @@
-"""The problems on which optimizers are compared on all their data.
+"""Networks and linear models, fitted to all their data.
 
 Networks are in float32, as people train them; everything else is in float64, for
 which the scripts enable x64.
@@ -12,24 +12,11 @@ import jax
 import jax.numpy as jnp
 from sklearn import datasets
 
-from benchmarks.common.data import (
-    Data,
-    Split,
-    digits,
-    halves,
-    read_proben1,
-    split,
-    standardize,
-    with_classes,
-)
+from benchmarks.common import data as sets
+from benchmarks.common import problems
+from benchmarks.common.data import Data, Split, halves, split, standardize
 from benchmarks.common.networks import Params, affine
-from benchmarks.common.problems import (
-    Problem,
-    is_classes,
-    network,
-    outputs,
-    supervised,
-)
+from benchmarks.common.problems import Problem, network, supervised
 
 # --- Networks ----------------------------------------------------------------
 
@@ -42,7 +29,7 @@ def _diabetes(*, scaled: bool) -> Split:
 
 def deep_sigmoid(train: int = 512) -> Problem:
     """Three hidden layers of logistic units, whose gradients nearly vanish."""
-    data = digits(64)
+    data = sets.digits(64)
     return network(
         "deep sigmoid net",
         f"digits, {train} to train; three hidden layers of logistic units",
@@ -64,8 +51,8 @@ def small_regression() -> Problem:
 
 def proben1(path: Path, hidden: int = 16) -> Problem:
     """A network on a Proben1 data set, split as the file says."""
-    data = with_classes(read_proben1(path))
-    loss = "cross-entropy" if is_classes(data) else "mean square"
+    data = sets.with_classes(sets.read_proben1(path))
+    loss = "cross-entropy" if problems.is_classes(data) else "mean square"
     return network(
         path.stem,
         f"Proben1, {len(data.train['inputs']):,} to train; tanh, {loss}",
@@ -80,7 +67,7 @@ def proben1(path: Path, hidden: int = 16) -> Problem:
 def _linear(name: str, description: str, data: Split, *, ridge: float) -> Problem:
     """A linear model from near 0, with a ridge that does not depend on units."""
     spread = jnp.asarray(data.train["inputs"].std(axis=0))
-    units = outputs(data)
+    units = problems.outputs(data)
 
     def init(key: jax.Array) -> Params:
         # About as far off as 0 is, seen from the standardized features.

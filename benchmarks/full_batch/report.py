@@ -254,7 +254,7 @@ def context(folder: Path = RESULTS) -> str:
     return "\n\n".join(results.context(folder, script) for script in scripts)
 
 
-TABLES = (
+SHOWN = (
     headline_insensitivity,
     targets,
     insensitivity,
@@ -273,4 +273,4 @@ TABLES = (
 PICTURES = {"insensitivity": insensitivity_picture, "rivals": rivals_picture}
 
 if __name__ == "__main__":
-    report(__doc__, RESULTS, TABLES, PICTURES)
+    report(__doc__, RESULTS, SHOWN, PICTURES)

@@ -23,13 +23,10 @@ from benchmarks.common import cli
 from benchmarks.common.optimizers import ADAM, VARIANTS, Optimizer
 from benchmarks.common.problems import Problem, digits
 from benchmarks.common.results import Study
-from benchmarks.minibatch.signs import (
-    Signs,
-    agreeing,
-    measure_signs,
-    predict_signs,
-    row_gradients,
-)
+from benchmarks.minibatch import signs as argument
+
+FACTORS = ((0.5, 1.2), (0.7, 1.2), (1 / 1.2, 1.2), (1 / 1.02, 1.02))
+"""To shrink and to grow by."""
 
 
 class Trained(NamedTuple):
@@ -84,7 +81,7 @@ def trainer(
             updates, state = rule.update(grads, state, params, value=losses.mean())
             params = optax.apply_updates(params, updates)
             signs = jnp.sign(ravel_pytree(grads)[0])
-            return (params, state, signs, losses), agreeing(signs, prev_signs)
+            return (params, state, signs, losses), argument.agreeing(signs, prev_signs)
 
         def epoch(carry: Any, order: jax.Array) -> tuple[Any, jax.Array]:
             carry, agree = jax.lax.scan(step, carry, order.reshape(-1, batch))
@@ -119,47 +116,33 @@ def starts(problem: Problem, runs: int, epochs: int) -> tuple[Any, jax.Array]:
 class Scale(NamedTuple):
     """How much is computed."""
 
-    variants: tuple[Optimizer, ...]
-    rows: int
-    batches: tuple[int, ...]
-    runs: int
-    epochs: int
-    draws: int
-    stages: tuple[int, ...]
-    rates: tuple[float, ...]
-    factors: tuple[tuple[float, float], ...]
-    caps: tuple[float, ...]
-    remedy_batch: int
-    accumulate: tuple[int, ...]
+    variants: tuple[Optimizer, ...] = VARIANTS
+    rows: int = 1024
+    batches: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
+    runs: int = 3
+    epochs: int = 100
+    draws: int = 200
+    stages: tuple[int, ...] = (0, 10, 30)
+    rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    factors: tuple[tuple[float, float], ...] = FACTORS
+    caps: tuple[float, ...] = (50.0, 0.1, 0.01, 0.001)
+    remedy_batch: int = 32
+    accumulate: tuple[int, ...] = (4, 32)
 
 
-FULL = Scale(
-    variants=VARIANTS,
-    rows=1024,
-    batches=(8, 16, 32, 64, 128, 256, 512, 1024),
-    runs=3,
-    epochs=100,
-    draws=200,
-    stages=(0, 10, 30),
-    rates=(1e-4, 1e-3, 1e-2, 1e-1),
-    factors=((0.5, 1.2), (0.7, 1.2), (1 / 1.2, 1.2), (1 / 1.02, 1.02)),
-    caps=(50.0, 0.1, 0.01, 0.001),
-    remedy_batch=32,
-    accumulate=(4, 32),
-)
 QUICK = Scale(
-    variants=VARIANTS[:1],
+    variants=VARIANTS[1:2],
     rows=64,
     batches=(16,),
     runs=1,
     epochs=3,
     draws=20,
-    stages=(2,),
+    stages=(0,),
     rates=(1e-2,),
-    factors=((0.5, 1.2),),
+    factors=FACTORS[:1],
     caps=(50.0, 0.01),
     remedy_batch=16,
-    accumulate=(),
+    accumulate=(2,),
 )
 Rows = list[dict[str, Any]]
 
@@ -169,12 +152,16 @@ def watch_signs(problem: Problem, scale: Scale, epochs: int) -> Rows:
     default = Optimizer("irprop-", lambda _: optax_rprop.rprop())
     train = trainer(problem, default, batch=scale.rows)
     params = train(jnp.zeros(1), *starts(problem, 1, epochs)).params
-    grads = row_gradients(problem)(jax.tree.map(lambda leaf: leaf[0, 0], params))
+    grads = argument.row_gradients(problem)(
+        jax.tree.map(lambda leaf: leaf[0, 0], params)
+    )
     keys = jax.random.split(jax.random.key(0), scale.draws)
     rows = []
     for batch in tqdm.tqdm(scale.batches, desc=f"signs after {epochs} epochs"):
-        measured: Signs = jax.tree.map(float, measure_signs(grads, batch, keys))
-        predicted = predict_signs(grads, batch)
+        measured: argument.Signs = jax.tree.map(
+            float, argument.measure_signs(grads, batch, keys)
+        )
+        predicted = argument.predict_signs(grads, batch)
         for source, signs in (("predicted", predicted), ("measured", measured)):
             for name, grow in signs.grow.items():
                 rows.append(
@@ -214,7 +201,7 @@ def in_parallel(function: Callable[..., Rows], jobs: Sequence[Any], title: str) 
 
 def train_by_batch(problem: Problem, scale: Scale) -> Rows:
     """The variants and Adam, each with the rate of the best validation loss."""
-    gradients = row_gradients(problem)
+    gradients = argument.row_gradients(problem)
     runs = starts(problem, scale.runs, scale.epochs)
 
     def best(optimizer: Optimizer, batch: int) -> Rows:
@@ -229,7 +216,7 @@ def train_by_batch(problem: Problem, scale: Scale) -> Rows:
             optimizer=optimizer.name,
             batch=batch,
             setting=scale.rates[chosen],
-            predicted_agree=predict_signs(gradients(params), batch).agree,
+            predicted_agree=argument.predict_signs(gradients(params), batch).agree,
         )
         return [row]
 
@@ -287,7 +274,7 @@ def try_accumulation(problem: Problem, scale: Scale) -> Rows:
 def main(arguments: list[str] | None = None) -> None:
     """Measure what is not there yet."""
     options = cli.parser(__doc__, "minibatch").parse_args(arguments)
-    scale = QUICK if options.quick else FULL
+    scale = QUICK if options.quick else Scale()
     problem = digits(scale.rows)
     folder, script = options.output_dir, "batch_size"
     signs = Study(folder, "batch_size_signs", ["epochs"], script=script)

@@ -31,6 +31,8 @@ def signs(epochs: int, folder: Path = RESULTS) -> str:
     """Signs at fixed parameters, after epochs of training on all rows."""
     rows = results.read(folder, "batch_size_signs")
     rows = rows[rows["epochs"] == epochs]
+    if rows.empty:
+        return f"Not measured after {epochs} epochs."
     each = {name: rows[rows["optimizer"] == name] for name in ("rprop-", "irprop-")}
     table = {
         "sign is right": _pairs(each["irprop-"], "right"),
@@ -96,8 +98,9 @@ def headline(folder: Path = RESULTS) -> str:
     ours, adam = rows["irprop-"], rows["Adam"]
     return (
         f"Step sizes grow only where signs are right with a probability above"
-        f" {limits[0]:.3f} (`rprop-`: {limits[1]:.3f}). On digits in batches of 8,"
-        f" `irprop-` gets {ours[8]:.1f} % wrong and Adam {adam[8]:.1f} %; on all rows,"
+        f" {limits[0]:.3f} (`rprop-`: {limits[1]:.3f}). On digits in batches of"
+        f" {ours.index[0]}, `irprop-` gets {ours.iloc[0]:.1f} % wrong and Adam"
+        f" {adam.iloc[0]:.1f} %; in batches of {ours.index[-1]:,},"
         f" {ours.iloc[-1]:.1f} and {adam.iloc[-1]:.1f} %."
     )
 

@@ -17,6 +17,7 @@ from jax.scipy.stats import norm
 import optax_rprop
 
 Setting = Mapping[str, float]
+Build = Callable[[Mapping[str, Any], int], optax.GradientTransformation]
 
 
 class Optimizer(NamedTuple):
@@ -29,7 +30,7 @@ class Optimizer(NamedTuple):
     """
 
     name: str
-    build: Callable[[Mapping[str, Any], int], optax.GradientTransformation]
+    build: Build
     settings: Sequence[Setting]
 
 
@@ -46,7 +47,7 @@ def describe(setting: Setting) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in setting.items())
 
 
-def _rate(setting: Mapping[str, Any], steps: int) -> optax.Schedule:
+def _rate(setting: Any, steps: int) -> optax.Schedule:
     """The learning rate, constant or on its way to 0 along a cosine."""
     cosine = optax.cosine_decay_schedule(1.0, steps)
     return lambda count: (
@@ -120,38 +121,23 @@ def probabilistic_rprop(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _adam(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
-    return optax.adam(_rate(setting, steps))
+def _scheduled(factory: Callable[..., Any], **options: Any) -> Build:
+    """An optimizer of Optax with a rate, and a schedule if the setting says so."""
+    return lambda setting, steps: factory(_rate(setting, steps), **options)
 
 
-def _adamw(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
-    return optax.adamw(_rate(setting, steps), weight_decay=setting["decay"])
+def _sign_sgd(rate: Any) -> optax.GradientTransformation:
+    return optax.chain(optax.ema(0.9), optax.sign_sgd(rate))
 
 
-def _lion(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
-    return optax.lion(_rate(setting, steps), weight_decay=0.0)
-
-
-def _sgd(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
-    return optax.sgd(_rate(setting, steps), momentum=0.9)
-
-
-def _sign_sgd(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
-    return optax.chain(optax.ema(0.9), optax.sign_sgd(_rate(setting, steps)))
-
-
-def _probabilistic(
-    setting: Mapping[str, Any], steps: int
-) -> optax.GradientTransformation:
+def _probabilistic(setting: Any, steps: int) -> optax.GradientTransformation:
     rate = _rate({**setting, "rate": 1.0}, steps)
     return optax.chain(
         probabilistic_rprop(setting["cap"]), optax.scale_by_schedule(rate)
     )
 
 
-def _accumulated(
-    setting: Mapping[str, Any], steps: int
-) -> optax.GradientTransformation:
+def _accumulated(setting: Any, steps: int) -> optax.GradientTransformation:
     del steps
     every = setting["batches"].astype(jnp.int32)
     tx = optax.MultiSteps(optax_rprop.rprop(), lambda _: every)
@@ -180,12 +166,12 @@ def sign_test_and_rule(
     return test, optax_rprop.rprop(**options, variant=variant, skip_zero_grads=True)
 
 
-def _minibatch(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
+def _minibatch(setting: Any, steps: int) -> optax.GradientTransformation:
     del setting, steps
     return optax.chain(*sign_test_and_rule())
 
 
-def _decayed(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
+def _decayed(setting: Any, steps: int) -> optax.GradientTransformation:
     del steps
     decay = optax.add_decayed_weights(setting["decay"])
     return optax.chain(decay, *sign_test_and_rule())
@@ -194,18 +180,22 @@ def _decayed(setting: Mapping[str, Any], steps: int) -> optax.GradientTransforma
 OURS = "mini-batch Rprop"
 OURS_DECAYED = "mini-batch Rprop, weight decay"
 BOTH = (0, 1)
+_ADAM_GRID = grid(rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2], cosine=BOTH)
+_ADAMW_GRID = grid(rate=[1e-3, 3e-3, 1e-2], decay=[0.1], cosine=BOTH)
+_SGD_GRID = grid(rate=[3e-3, 1e-2, 3e-2, 1e-1, 3e-1], cosine=BOTH)
+_SIGN_GRID = grid(rate=[1e-4, 3e-4, 1e-3, 3e-3], cosine=BOTH)
 OPTIMIZERS = (
     Optimizer(OURS, _minibatch, [{}]),
     Optimizer(OURS_DECAYED, _decayed, grid(decay=[0, 1e-4, 1e-3])),
     Optimizer("Rprop", _accumulated, grid(batches=[1])),
     Optimizer("Rprop, accumulated", _accumulated, grid(batches=[4, 16, 64])),
     Optimizer("probabilistic", _probabilistic, grid(cap=[0.01, 0.05], cosine=BOTH)),
-    Optimizer("Adam, 0.001", _adam, grid(rate=[1e-3], cosine=[0])),
-    Optimizer("Adam", _adam, grid(rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2], cosine=BOTH)),
-    Optimizer("AdamW", _adamw, grid(rate=[1e-3, 3e-3, 1e-2], decay=[0.1], cosine=BOTH)),
-    Optimizer("Lion", _lion, grid(rate=[1e-4, 3e-4, 1e-3, 3e-3], cosine=BOTH)),
-    Optimizer("SGD", _sgd, grid(rate=[3e-3, 1e-2, 3e-2, 1e-1, 3e-1], cosine=BOTH)),
-    Optimizer("signSGD", _sign_sgd, grid(rate=[1e-4, 3e-4, 1e-3, 3e-3], cosine=BOTH)),
+    Optimizer("Adam, 0.001", _scheduled(optax.adam), grid(rate=[1e-3], cosine=[0])),
+    Optimizer("Adam", _scheduled(optax.adam), _ADAM_GRID),
+    Optimizer("AdamW", _scheduled(optax.adamw, weight_decay=0.1), _ADAMW_GRID),
+    Optimizer("Lion", _scheduled(optax.lion, weight_decay=0.0), _SIGN_GRID),
+    Optimizer("SGD", _scheduled(optax.sgd, momentum=0.9), _SGD_GRID),
+    Optimizer("signSGD", _scheduled(_sign_sgd), _SIGN_GRID),
 )
 
 
@@ -217,7 +207,7 @@ NO_WEIGHT_DECAY = {"decay_inside": 0.0, "decay_outside": 0.0}
 def _ablation(variant: Any) -> Callable[..., optax.GradientTransformation]:
     """Mini-batch Rprop, with parts of it changed."""
 
-    def build(setting: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
+    def build(setting: Any, steps: int) -> optax.GradientTransformation:
         del steps
         changes = {**setting}
         inside, outside = (changes.pop(name) for name in NO_WEIGHT_DECAY)

@@ -1,12 +1,9 @@
 """Pictures of the comparison on mini-batches."""
 
-from pathlib import Path
-
-import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from benchmarks.common import plots, results
+from benchmarks.common import plots
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import in_order
 from benchmarks.minibatch.methods import OURS, OURS_DECAYED
@@ -65,35 +62,4 @@ def contests(rows: Frame) -> Figure:
         panel.set_xlabel("batch size")
     figure.supylabel("test error / that of tuned Adam")
     plots.legend(figure, axes[0, 0], columns=4)
-    return figure
-
-
-def inside(folder: Path) -> Figure:
-    """Signs, waits and step sizes while networks train; means over the runs."""
-    parts = results.read(folder, "inside").groupby(["problem", "batch"], sort=False)
-    figure = plots.figure(2.2 * len(parts), 6)
-    axes = figure.subplots(3, len(parts), sharex="col", squeeze=False)
-    for column, ((problem, batch), part) in zip(axes.T, parts, strict=True):
-        seen = part.groupby("step").mean(numeric_only=True)
-        resolved = seen[["resolved", "resolved_right"]]
-        # Over four checkpoints, for few signs are resolved in a step.
-        pooled = resolved[::-1].rolling(4, min_periods=1).sum()[::-1]
-        signs, waits, sizes = column
-        signs.set_title(f"{problem}, {batch}")
-        signs.plot(100 * seen["raw_agreement"], label="raw signs right")
-        right = pooled["resolved_right"] / np.maximum(pooled["resolved"], 1e-9)
-        signs.plot(100 * right, label="resolved signs right")
-        signs.plot(100 * seen["persistence"], label="same sign as before")
-        signs.axhline(50, color="0.6", linestyle=":")
-        waits.plot(100 * seen["resolved_fraction"], label="resolved in a step")
-        waits.plot(seen["test_error"], label="test error")
-        waits.set_yscale("log")
-        for low, high, alpha in ((5, 95, 0.2), (25, 75, 0.3)):
-            bounds = (seen[f"step_size_{percent}"] for percent in (low, high))
-            sizes.fill_between(seen.index, *bounds, alpha=alpha, color="C0")
-        sizes.semilogy(seen["step_size_50"], label="5, 25, 50, 75, 95 %")
-        sizes.set_xlabel("step")
-    for panel, label in zip(axes[:, 0], ("%", "%", "step size"), strict=True):
-        panel.set_ylabel(label)
-        panel.legend(fontsize="small")
     return figure

@@ -13,16 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import datasets
 
-from benchmarks.common.data import (
-    Data,
-    Split,
-    digits,
-    read_proben1,
-    split,
-    stack,
-    standardize,
-    with_classes,
-)
+from benchmarks.common import data as sets
+from benchmarks.common.data import Data, Split, digits
 from benchmarks.common.networks import Params, affine, dense
 from benchmarks.common.problems import Problem, network, supervised
 
@@ -45,9 +37,9 @@ def splits(data: Data, runs: int, *, most_held_out: int = MOST_HELD_OUT) -> Spli
     features = data["inputs"].ndim == 2 and data["inputs"].dtype.kind == "f"
     parts = []
     for run in range(runs):
-        part = split(data, (round(0.6 * rows), held_out, held_out), seed=run)
-        parts.append(standardize(part, "inputs") if features else part)
-    return stack(parts)
+        part = sets.split(data, (round(0.6 * rows), held_out, held_out), seed=run)
+        parts.append(sets.standardize(part, "inputs") if features else part)
+    return sets.stack(parts)
 
 
 def multilayer(
@@ -195,7 +187,7 @@ def packaged(runs: int) -> list[Problem]:
 
 def proben1(path: Path, runs: int) -> Problem:
     """A problem of Proben1 from its ``.dt`` file; its own split is not used."""
-    parts = with_classes(read_proben1(path))
+    parts = sets.with_classes(sets.read_proben1(path))
     data = {
         name: np.concatenate([part[name] for part in parts]) for name in parts.train
     }

@@ -296,7 +296,7 @@ def context(folder: Path = RESULTS) -> str:
     return results.context(folder, "run")
 
 
-TABLES = (
+SHOWN = (
     headline,
     steps,
     summary,
@@ -319,9 +319,8 @@ TABLES = (
 )
 PICTURES = {
     "contests": lambda folder: pictures.contests(contests(folder)),
-    "inside": pictures.inside,
     "batch_size": batch_size_report.picture,
 }
 
 if __name__ == "__main__":
-    report(__doc__, RESULTS, TABLES, PICTURES)
+    report(__doc__, RESULTS, SHOWN, PICTURES)

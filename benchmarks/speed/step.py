@@ -25,6 +25,9 @@ from benchmarks.common.timing import Runner, interleave
 
 COPY, SGD, ADAM = "copy of the parameters", "optax.sgd", "optax.adam"
 DEFAULT = "irprop-"
+DEFAULTS = (DEFAULT,)
+# The size at which all variants run.
+DETAILED = 10**7
 EAGER, COMPILATION = "eager update, 8 leaves", "compilation, 300 leaves"
 # All optimizers of a problem hold their parameters and state at the same time.
 PEAK_BYTES = 120 + 15 * len(LAYOUTS)
@@ -42,7 +45,7 @@ class Workload(NamedTuple):
 
     name: str
     shapes: list[tuple[int, ...]]
-    variants: tuple[str, ...] = (DEFAULT,)
+    variants: tuple[str, ...] = DEFAULTS
 
     @property
     def size(self) -> int:
@@ -275,13 +278,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         type=cli.at_least(1),
         nargs="+",
         metavar="PARAMETERS",
-        help="sizes of the one-leaf workloads; by default 1e3 to 1e8, quick 1e3 1e4",
-    )
-    parser.add_argument(
-        "--detailed-size",
-        type=cli.at_least(1),
-        metavar="PARAMETERS",
-        help="the size at which all variants run; by default 1e7 or the largest",
+        help="sizes of the one-leaf workloads; by default 1e3 to 1e8, quick 1e3",
     )
     parser.add_argument("--rounds", type=cli.at_least(2), help="by default 15, quick 2")
     parser.add_argument(
@@ -290,9 +287,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     quick = options.quick
     options.sizes = sorted(
-        options.sizes or (10**n for n in ((3, 4) if quick else range(3, 9)))
+        options.sizes or (10**n for n in ((3,) if quick else range(3, 9)))
     )
-    options.detailed_size = options.detailed_size or min(10**7, options.sizes[-1])
     options.rounds = options.rounds or (2 if quick else 15)
     options.seconds = options.seconds or (0.001 if quick else 0.05)
     return options
@@ -303,13 +299,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_options(arguments)
     torch = pytorch.optional_torch()
     study = Study(options.output_dir, "step", ["problem"])
-    variants = tuple(variant.name for variant in VARIANTS)
+    all_variants = tuple(variant.name for variant in VARIANTS)
     workloads = [
-        Workload(
-            f"{size:,}",
-            [(size,)],
-            variants if size == options.detailed_size else (DEFAULT,),
-        )
+        Workload(f"{size:,}", [(size,)], all_variants if size == DETAILED else DEFAULTS)
         for size in options.sizes
     ]
     leaves, width = (5, 8) if options.quick else (200, 64)

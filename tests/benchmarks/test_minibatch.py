@@ -55,6 +55,7 @@ def test_batches_are_epochs_without_repetition():
     assert np.unique(train.batches(10, 10, 1, 1)).size == 10
 
 
+@pytest.mark.slow
 def test_vectorized_training_is_plain_training(problem):
     """Several optimizers, settings and runs at once: each as in a plain loop."""
     optimizers = [

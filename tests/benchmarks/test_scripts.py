@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import re
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import jax
@@ -20,8 +22,9 @@ SCRIPTS = {
     "classics": ("encoders",),
 }
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+MODULES = sorted(BENCHMARKS.glob("*/*.py"))
 # All run through the same code, and each takes seconds to compile.
-SOME = {"irprop+", "Adam", "L-BFGS"}
+SOME = {"irprop-", "Adam", "L-BFGS"}
 
 
 def test_all_scripts_are_run():
@@ -54,25 +57,29 @@ def run_script(monkeypatch, precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("topic", "name"),
-    [(topic, name) for topic, names in SCRIPTS.items() for name in names],
-)
-def test_quick_run_writes_finite_results(topic, name, run_script, tmp_path):
-    """A smoke run leaves tidy CSV files and its environment; a second adds nothing."""
-    options = ("--quick", "--output-dir", tmp_path)
-    run_script(topic, name, *options)
-    scripts = json.loads((tmp_path / "environment.json").read_text())
-    assert list(scripts) == [name]
-    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")}
-    assert before
-    for file in before:
-        rows = pd.read_csv(tmp_path / file)
+@pytest.mark.parametrize("topic", SCRIPTS)
+def test_quick_runs_and_their_report(topic, run_script, tmp_path):
+    """A smoke run leaves tidy CSV files and its environment; a second adds nothing.
+
+    All tables and pictures can be made of them.
+    """
+    for name in SCRIPTS[topic]:
+        options = (topic, name, "--quick", "--output-dir", tmp_path)
+        run_script(*options)
+        assert name in json.loads((tmp_path / "environment.json").read_text())
+        before = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
+        run_script(*options)
+        assert before == {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
+    for path in tmp_path.glob("*.csv"):
+        rows = pd.read_csv(path)
         assert len(rows)
-        numbers = rows.select_dtypes("number").to_numpy()
-        assert not np.isinf(numbers).any()
-    run_script(topic, name, *options)
-    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")}
+        assert not np.isinf(rows.select_dtypes("number").to_numpy()).any()
+    report = importlib.import_module(f"benchmarks.{topic}.report")
+    shown = [*report.SHOWN, *report.PICTURES.values()]
+    if topic == "classics":  # Nothing of Proben1 has been run.
+        shown = [report.headline_encoders, report.learned, report.encoders]
+    for show in shown:
+        assert show(tmp_path)
 
 
 def test_without_torch(monkeypatch, capsys):
@@ -99,3 +106,15 @@ def test_bad_options_are_refused(topic, name, arguments, message, run_script, ca
         run_script(topic, name, *arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path", sorted(BENCHMARKS.glob("*/*.py")), ids=attrgetter("stem")
+)
+def test_imports_point_one_way(path):
+    """From a topic to itself and to what all share; of the package, the public part."""
+    text = path.read_text()
+    found = set(re.findall(r"^(?:from|import) benchmarks\.(\w+)", text, re.MULTILINE))
+    assert found <= {"common", path.parent.name}
+    assert "optax_rprop._" not in text
+    assert "from optax_rprop" not in text
