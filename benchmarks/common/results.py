@@ -65,6 +65,8 @@ class Study:
         name = f"{self._name}_{table}" if table else self._name
         path = self._folder / f"{name}.csv"
         frame: Frame = pd.DataFrame(rows)
+        if frame.empty:
+            return
         with self._lock:
             if path.exists():
                 columns = list(pd.read_csv(path, nrows=0).columns)

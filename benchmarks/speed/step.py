@@ -280,7 +280,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         metavar="PARAMETERS",
         help="sizes of the one-leaf workloads; by default 1e3 to 1e8, quick 1e3",
     )
-    parser.add_argument("--rounds", type=cli.at_least(2), help="by default 15, quick 2")
+    parser.add_argument("--rounds", type=cli.at_least(2), help="by default 12, quick 2")
     parser.add_argument(
         "--seconds", type=float, help="of one measurement; by default 0.05, quick 0.001"
     )
@@ -289,7 +289,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     options.sizes = sorted(
         options.sizes or (10**n for n in ((3,) if quick else range(3, 9)))
     )
-    options.rounds = options.rounds or (2 if quick else 15)
+    options.rounds = options.rounds or (2 if quick else 12)
     options.seconds = options.seconds or (0.001 if quick else 0.05)
     return options
 

@@ -63,7 +63,12 @@ def slow_learn(key, size, bound, variant, max_epochs):
         epoch += 1
 
 
-@pytest.mark.parametrize("variant", ["rprop-", "rprop+", "irprop-", "irprop+"])
+SLOW = [
+    pytest.param(v, marks=pytest.mark.slow) for v in ("rprop-", "rprop+", "irprop-")
+]
+
+
+@pytest.mark.parametrize("variant", ["irprop+", *SLOW])
 def test_runs_equal_plain_numpy(x64, variant):
     """Success, epochs and weights of every start and bound, some of which fail."""
     keys = jax.random.split(jax.random.key(0), 6)
