@@ -209,12 +209,6 @@ def headline_encoders(folder: Path = RESULTS) -> str:
     )
 
 
-def context(folder: Path = RESULTS) -> str:
-    """Where and when."""
-    scripts = ("proben1", "encoders")
-    return "\n\n".join(results.context(folder, script) for script in scripts)
-
-
 SHOWN = (
     headline_proben1,
     agreement,
@@ -227,7 +221,6 @@ SHOWN = (
     headline_encoders,
     learned,
     encoders,
-    context,
 )
 PICTURES = {"proben1": proben1_picture}
 

@@ -145,16 +145,18 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def context(folder: Path, script: str) -> str:
-    """For the reader: when, where, with what and for how long a script ran."""
-    runs = json.loads((folder / ENVIRONMENT).read_text())[script]
-    sentences = []
-    for run in runs:
-        versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
-        devices = ", ".join(run["devices"])
-        sentences.append(
-            f"Measured on {run['id'][:10]} in {run['minutes']:.3g} minutes, on"
-            f" {run['cores']} cores of {run['processor']} ({devices}), with Python"
-            f" {run['python']}, {versions}."
-        )
-    return "\n".join(sentences)
+def context(folder: Path, *scripts: str) -> str:
+    """For the reader: when, where, with what and for how long scripts ran."""
+    kept = json.loads((folder / ENVIRONMENT).read_text())
+    return "\n".join(
+        f"- `{script}`, {_sentence(run)}" for script in scripts for run in kept[script]
+    )
+
+
+def _sentence(run: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+    return (
+        f"{run['id'][:10]}: {run['minutes']:.3g} minutes on {run['cores']} cores of"
+        f" {run['processor']} ({', '.join(run['devices'])}); Python {run['python']},"
+        f" {versions}."
+    )

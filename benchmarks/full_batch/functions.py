@@ -1,6 +1,5 @@
 """Functions to minimize that are no networks, in float64."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,13 +9,19 @@ from sklearn import datasets
 
 from benchmarks.common.data import Data, Split
 from benchmarks.common.networks import Params, mean_square
-from benchmarks.common.problems import Problem
+from benchmarks.common.problems import Loss, Problem
 
 
-def _around(start: Sequence[float] | np.ndarray) -> Callable[[jax.Array], jax.Array]:
+def _function(
+    name: str, description: str, start: np.ndarray, loss: Loss, **data: jax.Array
+) -> Problem:
     """Starts at the textbook's point, with noise of standard deviation 0.1."""
-    point = jnp.asarray(start)
-    return lambda key: point + 0.1 * jax.random.normal(key, point.shape, "float64")
+
+    def init(key: jax.Array) -> Params:
+        noise = jax.random.normal(key, start.shape, "float64")
+        return jnp.asarray(start) + 0.1 * noise
+
+    return Problem(name, description, "float64", init, loss, Split(data))
 
 
 def quadratic(*, rotated: bool, size: int = 30, condition: float = 1e4) -> Problem:
@@ -48,13 +53,8 @@ def rosenbrock(size: int = 10) -> Problem:
         del data
         return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
-    return Problem(
-        "Rosenbrock",
-        f"chained, {size} dimensions",
-        "float64",
-        _around(np.resize([-1.2, 1.0], size)),
-        loss,
-    )
+    start = np.resize([-1.2, 1.0], size)
+    return _function("Rosenbrock", f"chained, {size} dimensions", start, loss)
 
 
 def powell_singular() -> Problem:
@@ -67,13 +67,8 @@ def powell_singular() -> Problem:
             (a + 10 * b) ** 2 + 5 * (c - d) ** 2 + (b - 2 * c) ** 4 + 10 * (a - d) ** 4
         )
 
-    return Problem(
-        "Powell singular",
-        "extended, 20 dimensions",
-        "float64",
-        _around(np.repeat([3.0, -1.0, 0.0, 1.0], 5)),
-        loss,
-    )
+    start = np.repeat([3.0, -1.0, 0.0, 1.0], 5)
+    return _function("Powell singular", "extended, 20 dimensions", start, loss)
 
 
 def beale() -> Problem:
@@ -85,14 +80,8 @@ def beale() -> Problem:
         powers = y ** jnp.arange(1.0, 4.0)
         return jnp.sum((data["constants"] - x * (1 - powers)) ** 2)
 
-    return Problem(
-        "Beale",
-        "2 dimensions",
-        "float64",
-        _around([1.0, 1.0]),
-        loss,
-        Split({"constants": constants}),
-    )
+    start = np.ones(2)
+    return _function("Beale", "2 dimensions", start, loss, constants=constants)
 
 
 def factorization() -> Problem:

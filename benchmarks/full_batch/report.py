@@ -248,12 +248,6 @@ def rivals_picture(folder: Path = RESULTS) -> Figure:
     return picture
 
 
-def context(folder: Path = RESULTS) -> str:
-    """Where and when."""
-    scripts = ("insensitivity", "rivals")
-    return "\n\n".join(results.context(folder, script) for script in scripts)
-
-
 SHOWN = (
     headline_insensitivity,
     targets,
@@ -268,7 +262,6 @@ SHOWN = (
     ),
     held_out,
     problems,
-    context,
 )
 PICTURES = {"insensitivity": insensitivity_picture, "rivals": rivals_picture}
 

@@ -291,11 +291,6 @@ def headline(folder: Path = RESULTS) -> str:
     )
 
 
-def context(folder: Path = RESULTS) -> str:
-    """Where and when."""
-    return results.context(folder, "run")
-
-
 SHOWN = (
     headline,
     steps,
@@ -315,7 +310,6 @@ SHOWN = (
     batch_size_report.details,
     batch_size_report.remedies,
     batch_size_report.accumulation,
-    context,
 )
 PICTURES = {
     "contests": lambda folder: pictures.contests(contests(folder)),

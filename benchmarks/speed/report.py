@@ -168,11 +168,6 @@ def headline_loop(folder: Path = RESULTS) -> str:
     return text + ("." if theirs is None else f", and {theirs:.0f} in eager PyTorch.")
 
 
-def context(folder: Path = RESULTS) -> str:
-    """Where and when."""
-    return "\n\n".join(results.context(folder, name) for name in ("step", "loop"))
-
-
 def step_picture(folder: Path = RESULTS) -> Figure:
     """Step time over size, and the time that memory alone takes."""
     times = _steps(folder)
@@ -197,7 +192,7 @@ def step_picture(folder: Path = RESULTS) -> Figure:
     return picture
 
 
-SHOWN = (steps, costs, calls, loops, headline_step, headline_loop, context)
+SHOWN = (steps, costs, calls, loops, headline_step, headline_loop)
 PICTURES = {"step": step_picture}
 
 if __name__ == "__main__":
