@@ -5,6 +5,7 @@ gives each its own step size, and looks only at the signs of the gradient.
 """
 
 import sys
+from typing import Any
 
 import example_io
 import jax
@@ -29,7 +30,8 @@ def descend(
 ) -> tuple[np.ndarray, list[optax.OptState]]:
     """The points, shape (steps + 1, 2), and the optimizer's states on the way."""
     point, state = START, optimizer.init(START)
-    points, states = [point], [state]
+    points: list[Any] = [point]
+    states = [state]
     update = jax.jit(optimizer.update)
     for _ in range(steps):
         updates, state = update(jax.grad(loss)(point), state, point)

@@ -176,7 +176,7 @@ def decide(
     if skip_zero_grads:
         skip = grads == 0
         kept = codes
-        if take_back is not None:
+        if taken_back is not None and take_back is not None:
             skip = skip & ~take_back
             kept = jax.lax.select(taken_back, zeros, codes)
         new_codes = jax.lax.select(skip, kept, new_codes)

@@ -265,9 +265,10 @@ def _read(fields: Fields, state: ByteRpropState) -> tuple[jax.Array, jax.Array]:
         return _step_sizes(level, lattice, jnp.result_type(float)), codes
 
     # The state of many models at once has a lattice for each.
+    vectorized: Any = read
     for _ in range(state.lattice.unit.ndim):
-        read = jax.vmap(read)
-    return read(*fields, state.lattice)
+        vectorized = jax.vmap(vectorized)
+    return vectorized(*fields, state.lattice)
 
 
 LAYOUT = Layout(

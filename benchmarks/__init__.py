@@ -1,0 +1,1 @@
+"""Benchmarks of optax_rprop, one question a folder; see README.md."""

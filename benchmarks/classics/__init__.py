@@ -1,0 +1,1 @@
+"""Experiments from the literature of Rprop, once more."""

@@ -1,0 +1,263 @@
+"""How Proben1's report trained its networks: error measure and stopping rule.
+
+L. Prechelt, Proben1: a set of neural network benchmark problems and benchmarking
+rules, Technical Report 21/94, Universität Karlsruhe, 1994, sections 2 and 3.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+import optax_rprop
+from benchmarks.common import networks
+from benchmarks.common.data import Data, Split
+
+STRIP_LENGTH = 5
+MIN_PROGRESS = 0.1
+MAX_EPOCHS = 3000
+PLACES = 10
+
+
+class Network:
+    """A multilayer network whose weights lie in one vector.
+
+    Rprop treats every weight alike, and one array compiles and runs faster than many.
+
+    Args:
+      sizes: Of the layers, from inputs to outputs.
+      shortcuts: Whether all layers before it feed a layer, or only the last one.
+      hidden: The hidden units' activation function.
+      output: The output units' activation function.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        shortcuts: bool = False,
+        hidden: networks.Activation = jax.nn.soft_sign,
+        output: networks.Activation = jax.nn.identity,
+    ) -> None:
+        self._forward = functools.partial(
+            networks.forward, hidden=hidden, shortcuts=shortcuts
+        )
+        self._output = output
+        zeros = networks.zeros(sizes, shortcuts=shortcuts)
+        self.zeros, self.layers = ravel_pytree(zeros)
+
+    def predict(self, weights: jax.Array, inputs: jax.Array) -> jax.Array:
+        """The outputs for inputs of shape (examples, inputs)."""
+        return self._output(self._forward(self.layers(weights), inputs))
+
+    def error(self, weights: jax.Array, data: Data) -> jax.Array:
+        """The squared error percentage, for targets from 0 to 1."""
+        outputs = self.predict(weights, data["inputs"])
+        return 100 * networks.mean_square(outputs, data["targets"])
+
+
+class Protocol(NamedTuple):
+    """What the report's series of runs differ in, apart from the network.
+
+    Attributes:
+      max_weight: Initial weights are uniform between minus this and this.
+      min_step: The lower end of the uniform initial step sizes.
+      max_step: The upper end.
+      max_loss: The generalization loss, in percent, above which training stops.
+    """
+
+    max_weight: float
+    min_step: float
+    max_step: float
+    max_loss: float
+
+
+def generalization_loss(error: Any, lowest_error: Any) -> Any:
+    """GL: by how many percent a validation error exceeds the lowest so far."""
+    return 100 * (error / lowest_error - 1)
+
+
+def training_progress(errors: Any) -> Any:
+    """P: by how many per mille a strip's mean training error exceeds its lowest."""
+    return 1000 * (errors.mean() / errors.min() - 1)
+
+
+class Run(NamedTuple):
+    """The state of one run after a strip; all but the first three have shape ().
+
+    Attributes:
+      weights: All weights, shape (weights,).
+      opt_state: The optimizer's state.
+      best_weights: The weights at the lowest validation error.
+      train_error: The lowest training error of any epoch.
+      validation_error: The lowest validation error of any strip's end.
+      generalization_loss: At the end of the strip.
+      progress: Of the strip.
+      total_epochs: Epochs trained.
+      relevant_epochs: Epochs up to the lowest validation error.
+    """
+
+    weights: jax.Array
+    opt_state: Any
+    best_weights: jax.Array
+    train_error: jax.Array
+    validation_error: jax.Array
+    generalization_loss: jax.Array
+    progress: jax.Array
+    total_epochs: jax.Array
+    relevant_epochs: jax.Array
+
+
+def start(
+    key: jax.Array,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    protocol: Protocol,
+) -> Run:
+    """A run before its first strip, with random weights and step sizes."""
+    weights_key, steps_key = jax.random.split(key)
+    shape, dtype = network.zeros.shape, network.zeros.dtype
+    weights = jax.random.uniform(
+        weights_key, shape, dtype, -protocol.max_weight, protocol.max_weight
+    )
+    step_sizes = jax.random.uniform(
+        steps_key, shape, dtype, protocol.min_step, protocol.max_step
+    )
+    worst = jnp.asarray(jnp.finfo(dtype).max, dtype)
+    return Run(
+        weights=weights,
+        opt_state=optax.tree.set(optimizer.init(weights), step_sizes=step_sizes),
+        best_weights=weights,
+        train_error=worst,
+        validation_error=worst,
+        generalization_loss=jnp.zeros_like(worst),
+        progress=worst,
+        total_epochs=jnp.zeros((), int),
+        relevant_epochs=jnp.zeros((), int),
+    )
+
+
+def train_strip(
+    run: Run,
+    network: Network,
+    optimizer: optax.GradientTransformationExtraArgs,
+    data: Split,
+) -> Run:
+    """Train a run for one strip of epochs, then look at the validation error."""
+    error_and_grad = jax.value_and_grad(network.error)
+
+    def epoch(carry: tuple[jax.Array, Any], _: None) -> tuple[Any, jax.Array]:
+        weights, opt_state = carry
+        # The error of an epoch is that before its update, as measured in the pass
+        # that computes the gradient.
+        error, grads = error_and_grad(weights, data.train)
+        updates, opt_state = optimizer.update(grads, opt_state, weights, value=error)
+        return (optax.apply_updates(weights, updates), opt_state), error
+
+    (weights, opt_state), errors = jax.lax.scan(
+        epoch, (run.weights, run.opt_state), length=STRIP_LENGTH
+    )
+    error = network.error(weights, data.validation)
+    improved = error < run.validation_error
+    lowest = jnp.minimum(error, run.validation_error)
+    total_epochs = run.total_epochs + STRIP_LENGTH
+    return Run(
+        weights=weights,
+        opt_state=opt_state,
+        best_weights=jnp.where(improved, weights, run.best_weights),
+        train_error=jnp.minimum(errors.min(), run.train_error),
+        validation_error=lowest,
+        generalization_loss=generalization_loss(error, lowest),
+        progress=training_progress(errors),
+        total_epochs=total_epochs,
+        relevant_epochs=jnp.where(improved, total_epochs, run.relevant_epochs),
+    )
+
+
+def has_stopped(run: Run, max_loss: Any, max_epochs: Any) -> jax.Array:
+    """Whether the report's rule ends a run."""
+    overfits = run.generalization_loss > max_loss
+    stalls = run.progress < MIN_PROGRESS
+    return overfits | stalls | (run.total_epochs >= max_epochs)
+
+
+def summarize(run: Run, network: Network, test: Data) -> dict[str, jax.Array]:
+    """The report's figures of a run that has stopped."""
+    outputs = network.predict(run.best_weights, test["inputs"])
+    classes = test["targets"].argmax(axis=-1)
+    return {
+        "train_error": run.train_error,
+        "validation_error": run.validation_error,
+        "test_error": network.error(run.best_weights, test),
+        "test_misclassified_percent": networks.error_rate(outputs, classes),
+        "overfit_gl": run.generalization_loss,
+        "total_epochs": run.total_epochs,
+        "relevant_epochs": run.relevant_epochs,
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("sizes", "shortcuts", "variant", "places"))
+def train_all(
+    keys: jax.Array,
+    data: Split,
+    protocol: Protocol,
+    max_epochs: int,
+    *,
+    sizes: tuple[int, ...],
+    shortcuts: bool,
+    variant: Any,
+    places: int = PLACES,
+) -> dict[str, jax.Array]:
+    """All runs of one data set and variant in one program.
+
+    Args:
+      keys: One a run.
+      data: The data set, as JAX arrays.
+      protocol: Initialization and stopping rule.
+      max_epochs: Where training stops at the latest.
+      sizes: Of the layers, from inputs to outputs.
+      shortcuts: Whether all layers before it feed a layer, or only the last one.
+      variant: The rule.
+      places: How many runs train together; one that stops hands its place on.
+
+    Returns:
+      The report's figures, each of shape (runs,).
+    """
+    optimizer = optax_rprop.rprop(
+        eta_minus=0.5,
+        eta_plus=1.2,
+        min_step_size=0.0,
+        max_step_size=50.0,
+        variant=variant,
+    )
+    network = Network(sizes, shortcuts=shortcuts)
+
+    def train(run: Run) -> Run:
+        return train_strip(run, network, optimizer, data)
+
+    def stops(run: Run) -> jax.Array:
+        return has_stopped(run, protocol.max_loss, max_epochs)
+
+    def strip(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, Any, Any]:
+        runs, placed, waiting = carry
+        trained = jax.vmap(train)(jax.tree.map(lambda leaf: leaf[placed], runs))
+        # A place behind the last run computes what is then dropped.
+        runs = jax.tree.map(
+            lambda leaf, new: leaf.at[placed].set(new, mode="drop"), runs, trained
+        )
+        stopped = jax.vmap(stops)(trained)
+        placed = jnp.where(stopped, waiting + jnp.cumsum(stopped) - 1, placed)
+        return runs, placed, waiting + stopped.sum()
+
+    runs = jax.vmap(lambda key: start(key, network, optimizer, protocol))(keys)
+    placed = jnp.arange(min(places, len(keys)))
+    runs, _, _ = jax.lax.while_loop(
+        lambda carry: (carry[1] < len(keys)).any(),
+        strip,
+        (runs, placed, jnp.asarray(placed.size)),
+    )
+    return jax.vmap(lambda run: summarize(run, network, data.test))(runs)

@@ -1,0 +1,53 @@
+"""The command line that all benchmarks share."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def parser(description: str | None, topic: str) -> argparse.ArgumentParser:
+    """A parser with the options that every measuring script has.
+
+    Args:
+      description: The module's docstring.
+      topic: The folder of the script; names the default output folder.
+    """
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    options.add_argument(
+        "--quick", action="store_true", help="a smoke run: small sizes, few repeats"
+    )
+    options.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("output") / topic,
+        help="folder for CSV files; parts that are there already are skipped",
+    )
+    return options
+
+
+def add_data_dir(options: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add the option for the data sets of Proben1."""
+    options.add_argument(
+        "--data-dir",
+        type=Path,
+        required=required,
+        help="folder with the .dt files of Proben1; without it, they are left out",
+    )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of argument: an integer of at least this."""
+
+    def integer(text: str) -> int:
+        try:
+            number = int(float(text))
+        except (OverflowError, ValueError):
+            message = f"expected a number such as 1000 or 1e3, got {text!r}."
+            raise argparse.ArgumentTypeError(message) from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {number}.")
+        return number
+
+    return integer

@@ -1,0 +1,157 @@
+"""What is minimized: a loss with its data."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.common import data as sets
+from benchmarks.common import networks
+from benchmarks.common.data import Data, Split
+from benchmarks.common.networks import Activation, Params
+
+Loss = Callable[[Params, Data], jax.Array]
+NO_DATA = Split({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A function to minimize.
+
+    Attributes:
+      name: What tables call it.
+      description: One line for the reader.
+      dtype: Of the parameters.
+      init: Draws a start from a random key, that of the run's number.
+      loss: Of the parameters and the data.
+      data: The rows to fit and, if there are any, those to stop by and to test on.
+      error: The error on held-out data, in units of `error_name`.
+      error_name: What `error` measures.
+      torch_loss: The same loss on PyTorch tensors, where it is written.
+    """
+
+    name: str
+    description: str
+    dtype: str
+    init: Callable[[jax.Array], Params]
+    loss: Loss
+    data: Split = NO_DATA
+    error: Loss | None = None
+    error_name: str = ""
+    torch_loss: Callable[[Any, Any], Any] | None = None
+
+    @functools.cached_property
+    def starts(self) -> Callable[[jax.Array], Params]:
+        """`init` for a vector of runs: the first axis of what it returns."""
+        return jax.jit(
+            lambda runs: jax.vmap(lambda run: self.init(jax.random.key(run)))(runs)
+        )
+
+    def start(self, run: int) -> Params:
+        """The start of one run."""
+        return jax.tree.map(lambda leaf: leaf[0], self.starts(jnp.array([run])))
+
+
+def supervised(
+    name: str,
+    description: str,
+    data: Split,
+    apply: Callable[[Params, Any], Any],
+    init: Callable[[jax.Array], Params],
+    *,
+    dtype: str = "float32",
+    of_variance: bool = False,
+) -> Problem:
+    """A model for classes (cross-entropy) or numbers (mean square).
+
+    Args:
+      name: What tables call it.
+      description: One line for the reader.
+      data: As NumPy arrays; integers for targets are class numbers.
+      apply: The model: parameters and inputs to logits or predictions.
+      init: Draws parameters from a random key.
+      dtype: Of parameters and data.
+      of_variance: Whether errors of numbers are in percent of the variance of the
+        targets, which must be 1, or plain mean squares.
+    """
+    classes = is_classes(data)
+    compare = networks.cross_entropy if classes else networks.mean_square
+    if classes:
+        measure, error_name = networks.error_rate, "% wrong"
+    elif of_variance:
+        measure, error_name = networks.percent_of_variance, "% of variance"
+    else:
+        measure, error_name = networks.mean_square, "mean square"
+    return Problem(
+        name=name,
+        description=description,
+        dtype=dtype,
+        init=init,
+        loss=lambda params, data: compare(
+            apply(params, data["inputs"]), data["targets"]
+        ),
+        data=sets.to_jax(data, dtype),
+        error=lambda params, data: measure(
+            apply(params, data["inputs"]), data["targets"]
+        ),
+        error_name=error_name,
+    )
+
+
+def is_classes(data: Split) -> bool:
+    """Whether the targets are class numbers."""
+    return data.train["targets"].dtype.kind == "i"
+
+
+def outputs(data: Split) -> int:
+    """How many outputs a model of these targets has."""
+    targets = data.train["targets"]
+    return int(targets.max()) + 1 if is_classes(data) else targets.shape[-1]
+
+
+def network(
+    name: str,
+    description: str,
+    data: Split,
+    hidden_sizes: Sequence[int],
+    *,
+    hidden: Activation = jnp.tanh,
+    gain: float = 1.0,
+    of_variance: bool = False,
+) -> Problem:
+    """A multilayer network in float32; see `supervised` and `networks.dense`."""
+    sizes = (data.train["inputs"].shape[-1], *hidden_sizes, outputs(data))
+    problem = supervised(
+        name,
+        f"{description}; net {'-'.join(map(str, sizes))}",
+        data,
+        lambda params, inputs: networks.forward(params, inputs, hidden),
+        lambda key: networks.init(key, sizes, gain=gain),
+        of_variance=of_variance,
+    )
+    if hidden is not jnp.tanh:
+        return problem
+
+    def torch_loss(params: Any, data: Any) -> Any:
+        from torch.nn import functional
+
+        found = networks.forward(params, data["inputs"], lambda inputs: inputs.tanh())
+        if data["targets"].is_floating_point():
+            return functional.mse_loss(found, data["targets"])
+        return functional.cross_entropy(found, data["targets"])
+
+    return dataclasses.replace(problem, torch_loss=torch_loss)
+
+
+def digits(train: int = 1024) -> Problem:
+    """The network 64-64-10 on the digits."""
+    data = sets.digits(64)
+    return network(
+        "digits",
+        f"digits of scikit-learn, {train:,} to train; tanh, cross-entropy",
+        sets.split(data, sets.halves(len(data["inputs"]), train)),
+        (64,),
+    )

@@ -1,0 +1,162 @@
+"""Results: tidy CSV files that grow part by part, and where they come from."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import pandas as pd
+
+ENVIRONMENT = "environment.json"
+PACKAGES = ("optax-rprop", "jax", "jaxlib", "optax", "numpy", "torch")
+# Enough for float32, in which most results are computed.
+DIGITS = 7
+
+
+Frame = Any
+"""A `pandas.DataFrame` or `pandas.Series`, whose types pyright does not follow."""
+
+
+class Study:
+    """The results of one study, in files of one folder.
+
+    A part, such as one problem, is written when it is done, and is not run again
+    while its rows are there. Rows go into ``NAME.csv`` or ``NAME_TABLE.csv``;
+    ``environment.json`` says where, when and for how long the study ran.
+
+    Args:
+      folder: Where the files are; made if missing.
+      name: Of the study.
+      key: The columns of ``NAME.csv`` that tell parts apart.
+      script: What ran it; by default a script of that name.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, key: Sequence[str], *, script: str = ""
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._name, self._script = folder, name, script or name
+        self._start = time.perf_counter()
+        self._lock = threading.Lock()
+        self._done: set[tuple[str, ...]] = set()
+        path = folder / f"{name}.csv"
+        if path.exists():
+            parts = pd.read_csv(path, usecols=list(key), dtype=str)[list(key)]
+            self._done = set(parts.itertuples(index=False, name=None))
+
+    def has(self, *part: object) -> bool:
+        """Whether a part is done; its values in the order of the key."""
+        return tuple(map(str, part)) in self._done
+
+    def add(self, rows: Iterable[Mapping[str, Any]], table: str = "") -> None:
+        """Append rows; those of ``NAME.csv`` come last, for they say that it is done.
+
+        Raises:
+          ValueError: The file has other columns.
+        """
+        name = f"{self._name}_{table}" if table else self._name
+        path = self._folder / f"{name}.csv"
+        frame: Frame = pd.DataFrame(rows)
+        if frame.empty:
+            return
+        with self._lock:
+            if path.exists():
+                columns = list(pd.read_csv(path, nrows=0).columns)
+                if sorted(columns) != sorted(frame.columns):
+                    raise ValueError(
+                        f"{path} has the columns {columns}, and not"
+                        f" {list(frame.columns)}; move it away and run again."
+                    )
+                frame = frame[columns]
+            frame.to_csv(
+                path,
+                mode="a",
+                header=not path.exists(),
+                index=False,
+                float_format=f"%.{DIGITS}g",
+            )
+            self._describe()
+
+    def _describe(self) -> None:
+        """Write the environment of this run behind those of earlier ones."""
+        path = self._folder / ENVIRONMENT
+        scripts = json.loads(path.read_text()) if path.exists() else {}
+        now = environment()
+        runs = [run for run in scripts.get(self._script, []) if run["id"] != now["id"]]
+        minutes = (time.perf_counter() - self._start) / 60
+        scripts[self._script] = [*runs, now | {"minutes": round(minutes, 1)}]
+        path.write_text(json.dumps(scripts, indent=1, sort_keys=True) + "\n")
+
+
+def read(folder: Path, name: str) -> Frame:
+    """The rows of ``NAME.csv``.
+
+    Raises:
+      SystemExit: There are none; says what to do.
+    """
+    path = folder / f"{name}.csv"
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: measure first, as README.md says.")
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def exists(folder: Path, name: str) -> bool:
+    """Whether there is a ``NAME.csv``."""
+    return (folder / f"{name}.csv").exists()
+
+
+_ID = f"{datetime.datetime.now():%Y-%m-%dT%H:%M:%S}"
+
+
+def environment() -> dict[str, Any]:
+    """The machine, the versions and the command: what a number depends on."""
+    return {
+        "id": _ID,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "options": sys.argv[1:],
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def context(folder: Path, *scripts: str) -> str:
+    """For the reader: when, where, with what and for how long scripts ran."""
+    kept = json.loads((folder / ENVIRONMENT).read_text())
+    return "\n".join(
+        f"- `{script}`, {_sentence(run)}" for script in scripts for run in kept[script]
+    )
+
+
+def _sentence(run: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+    return (
+        f"{run['id'][:10]}: {run['minutes']:.3g} minutes on {run['cores']} cores of"
+        f" {run['processor']} ({', '.join(run['devices'])}); Python {run['python']},"
+        f" {versions}."
+    )

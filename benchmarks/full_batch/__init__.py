@@ -1,0 +1,1 @@
+"""Rprop on whole data sets, beside other optimizers."""

@@ -1,0 +1,117 @@
+"""Networks and linear models, fitted to all their data.
+
+Networks are in float32, as people train them; everything else is in float64, for
+which the scripts enable x64.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from sklearn import datasets
+
+from benchmarks.common import data as sets
+from benchmarks.common import problems
+from benchmarks.common.data import Data, Split, halves, split, standardize
+from benchmarks.common.networks import Params, affine
+from benchmarks.common.problems import Problem, network, supervised
+
+# --- Networks ----------------------------------------------------------------
+
+
+def _diabetes(*, scaled: bool) -> Split:
+    bunch: Any = datasets.load_diabetes(scaled=scaled)
+    data = {"inputs": bunch.data, "targets": bunch.target[:, None]}
+    return split(data, halves(len(bunch.data), 266))
+
+
+def deep_sigmoid(train: int = 512) -> Problem:
+    """Three hidden layers of logistic units, whose gradients nearly vanish."""
+    data = sets.digits(64)
+    return network(
+        "deep sigmoid net",
+        f"digits, {train} to train; three hidden layers of logistic units",
+        split(data, halves(len(data["inputs"]), train)),
+        (16, 16, 16),
+        hidden=jax.nn.sigmoid,
+    )
+
+
+def small_regression() -> Problem:
+    """A small network on the diabetes data that come with scikit-learn."""
+    return network(
+        "regression net",
+        "diabetes of scikit-learn, standardized; tanh, mean square",
+        standardize(_diabetes(scaled=True), "inputs", "targets"),
+        (8,),
+    )
+
+
+def proben1(path: Path, hidden: int = 16) -> Problem:
+    """A network on a Proben1 data set, split as the file says."""
+    data = sets.with_classes(sets.read_proben1(path))
+    loss = "cross-entropy" if problems.is_classes(data) else "mean square"
+    return network(
+        path.stem,
+        f"Proben1, {len(data.train['inputs']):,} to train; tanh, {loss}",
+        data,
+        (hidden,),
+    )
+
+
+# --- Linear models -----------------------------------------------------------
+
+
+def _linear(name: str, description: str, data: Split, *, ridge: float) -> Problem:
+    """A linear model from near 0, with a ridge that does not depend on units."""
+    spread = jnp.asarray(data.train["inputs"].std(axis=0))
+    units = problems.outputs(data)
+
+    def init(key: jax.Array) -> Params:
+        # About as far off as 0 is, seen from the standardized features.
+        drawn = 0.1 * jax.random.normal(key, (spread.size, units), "float64")
+        return [{"weights": drawn / spread[:, None], "bias": jnp.zeros(units)}]
+
+    model = supervised(
+        name,
+        description,
+        data,
+        lambda params, inputs: affine(params[0], inputs),
+        init,
+        dtype="float64",
+    )
+
+    def loss(params: Params, data: Data) -> jax.Array:
+        weights = params[0]["weights"] * spread[:, None]
+        return model.loss(params, data) + ridge * jnp.sum(weights**2)
+
+    return dataclasses.replace(model, loss=loss)
+
+
+def logistic(name: str, *, standardized: bool) -> Problem:
+    """Softmax regression on ``"cancer"`` or ``"wine"`` of scikit-learn."""
+    load = {"cancer": datasets.load_breast_cancer, "wine": datasets.load_wine}[name]
+    inputs, targets = load(return_X_y=True)
+    data = {"inputs": inputs, "targets": targets}
+    parts = split(data, halves(len(inputs), round(0.6 * len(inputs))))
+    if standardized:
+        parts = standardize(parts, "inputs")
+    units = "standardized features" if standardized else "features in their units"
+    return _linear(
+        f"logistic {name}, {'scaled' if standardized else 'raw'}",
+        f"softmax regression, ridge 1e-3, {units}",
+        parts,
+        ridge=1e-3,
+    )
+
+
+def least_squares() -> Problem:
+    """Linear least squares on the diabetes data in their units."""
+    return _linear(
+        "least squares, raw",
+        "linear regression on diabetes of scikit-learn, features in their units",
+        _diabetes(scaled=False),
+        ridge=0.0,
+    )

@@ -1,0 +1,1 @@
+"""Rprop on mini-batches."""

@@ -1,0 +1,152 @@
+"""What the comparison on whole data sets rests on: counts, costs, problems."""
+
+import argparse
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas", reason="the benchmarks need it")
+
+from benchmarks.common import optimizers
+from benchmarks.common.problems import digits
+from benchmarks.full_batch import (
+    descend,
+    functions,
+    insensitivity,
+    models,
+    report,
+    rivals,
+)
+
+
+def counting(problem):
+    """The same problem, and a list that grows by each loss that is computed."""
+    seen = []
+
+    def loss(params, data):
+        value = problem.loss(params, data)
+        jax.debug.callback(lambda value: seen.append(float(value)), value)
+        return value
+
+    return dataclasses.replace(problem, loss=loss), seen
+
+
+@pytest.mark.parametrize("name", ["irprop+", "Adam", "L-BFGS"])
+def test_evaluations_are_counted_as_they_happen(x64, name):
+    """What a trace says is the number of calls that the loss received."""
+    (optimizer,) = (o for o in optimizers.OPTIMIZERS if o.name == name)
+    problem, seen = counting(functions.rosenbrock(4))
+    # Optax's own optimizers promote dtypes where x64 is enabled.
+    with jax.numpy_dtype_promotion("standard"):
+        runner = descend.Runner(problem, optimizer, budget=60, watch=False)
+    jax.effects_barrier()
+    seen.clear()
+    trace = runner(0.01, run=0).trace
+    jax.effects_barrier()
+    assert len(seen) == trace.evaluations[-1] >= 60
+    assert seen[0] == trace.losses[0]
+    np.testing.assert_array_equal(np.isin(trace.losses, seen), True)
+    if optimizer.line_search:
+        assert np.diff(trace.evaluations).max() > 1
+    else:
+        np.testing.assert_array_equal(trace.evaluations, 1 + np.arange(60))
+        np.testing.assert_array_equal(trace.losses, seen)
+
+
+@pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS, ids=lambda o: o.name)
+def test_every_optimizer_descends(x64, optimizer):
+    """Traced only: those that differ in kind run above."""
+    problem = functions.rosenbrock(4)
+    run = descend.descend(problem, optimizer, budget=5)
+    with jax.numpy_dtype_promotion("standard"):
+        trace = jax.eval_shape(
+            run, jnp.array(0.01), problem.start(0), 0.0, problem.data
+        )
+    assert trace.losses.shape == trace.evaluations.shape == (5,)
+
+
+def test_runs_stop_at_the_target(x64):
+    """The first step at the target ends the run, and `until` finds it."""
+    runner = descend.Runner(
+        functions.quadratic(rotated=False, size=3, condition=10.0),
+        optimizers.VARIANTS[0],
+        budget=200,
+        watch=False,
+    )
+    whole = runner(0.1, run=1)
+    target = float(whole.trace.losses[20])
+    first = int(np.flatnonzero(whole.trace.losses <= target)[0])
+    part = runner(0.1, run=1, target=target)
+    np.testing.assert_array_equal(part.trace.losses, whole.trace.losses[: first + 1])
+    evaluations, seconds = whole.until(target)
+    assert evaluations == first + 1
+    assert seconds == pytest.approx(whole.seconds * (first + 1) / 200)
+    assert whole.until(-1.0) == (np.inf, np.inf)
+
+
+def test_performance_profile_by_hand():
+    """Three starts: one won by each contender, one solved by nobody."""
+    costs = np.array([[10.0, 30.0, np.inf], [40.0, 10.0, np.inf]])
+    fractions = report.performance_profile(costs, np.array([1.0, 3.0, 4.0, np.inf]))
+    expected = np.array([[1, 2, 2, 2], [1, 1, 2, 2]]) / 3
+    np.testing.assert_allclose(fractions, expected)
+
+
+def test_every_problem_has_a_scalar_loss_in_its_dtype(x64):
+    """Parameters, loss and held-out error, without a silent promotion."""
+    options = argparse.Namespace(quick=False, data_dir=None)
+    collected = [problem for problem, _ in rivals.problems(options)]
+    assert len({problem.name for problem in collected}) == len(collected) >= 15
+    for problem in collected:
+        params = jax.eval_shape(problem.init, jax.random.key(0))
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {problem.dtype}
+        functions = [(problem.loss, problem.data.train)]
+        if problem.error is not None:
+            functions += [
+                (problem.loss, problem.data.validation),
+                (problem.error, problem.data.test),
+            ]
+        for function, data in functions:
+            value = jax.eval_shape(function, params, data)
+            assert (value.shape, value.dtype) == ((), problem.dtype)
+
+
+@pytest.fixture
+def building(tmp_path, write_proben1):
+    """A small data set with numbers for targets, as a file of Proben1."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.random((rows, 3)).round(6) for rows in (20, 10, 10)]
+    parts = [(x, (x @ [[0.2], [0.5], [0.3]]).round(6)) for x in inputs]
+    return write_proben1(tmp_path / "building1.dt", parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "numbers", "quadratic"])
+def test_torch_computes_the_same_loss(x64, kind, building):
+    """PyTorch's Rprop is timed on the same function."""
+    torch = pytest.importorskip("torch", reason="compares with the live PyTorch")
+    problem = {
+        "classes": lambda: digits(64),
+        "numbers": lambda: models.proben1(building),
+        "quadratic": lambda: functions.quadratic(rotated=True),
+    }[kind]()
+    task = insensitivity.Task(problem, target=-1.0, budget=1)
+    ours = float(problem.loss(problem.start(3), problem.data.train))
+    exactly = insensitivity.torch_measure(torch, task._replace(target=1.0001 * ours))
+    assert exactly(0.1, 3)[0] == 1
+    below = insensitivity.torch_measure(torch, task._replace(target=0.9999 * ours))
+    assert below(0.1, 3)[0] == np.inf
+
+
+def test_insensitivity_takes_a_data_set(building):
+    """A Proben1 set joins the problems, and takes the digits' place in a quick run."""
+    options = argparse.Namespace(quick=False, data_dir=building.parent)
+    names = [task.problem.name for task in insensitivity.tasks(options)]
+    quadratics = ["quadratic, axis-parallel", "quadratic, rotated"]
+    assert names == ["digits", "building1", *quadratics]
+    options.quick = True
+    (task,) = insensitivity.tasks(options)
+    assert (task.problem.name, task.target) == ("building1", 0.002)

@@ -1,0 +1,108 @@
+"""CSV files that grow by parts; tables and README files that are made of them."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+cogapp = pytest.importorskip("cogapp.cogapp", reason="the benchmarks need it")
+
+from benchmarks.common import results, tables  # noqa: E402
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+kept_results = pytest.mark.skipif(
+    not (BENCHMARKS / "speed" / "results").exists(),
+    reason="the benchmarks need it: a source distribution has no results",
+)
+TOPICS = ("speed", "full_batch", "minibatch", "classics")
+
+
+def test_parts_are_added_and_skipped(tmp_path):
+    """A later study sees the parts of an earlier one, and adds rows in its columns."""
+    study = results.Study(tmp_path, "some", ["problem", "batch"])
+    assert not study.has("digits", 8)
+    study.add([{"problem": "digits", "batch": 8, "error": 1 / 3}])
+    study.add([{"problem": "digits", "cost": 2}], "costs")
+    later = results.Study(tmp_path, "some", ["problem", "batch"])
+    assert later.has("digits", 8)
+    assert not later.has("digits", 32)
+    later.add([{"error": np.nan, "batch": "full", "problem": "a, b"}])
+    rows = results.read(tmp_path, "some")
+    assert list(rows["problem"]) == ["digits", "a, b"]
+    assert rows["error"][0] == pytest.approx(1 / 3, rel=1e-6)
+    assert np.isnan(rows["error"][1])
+    assert results.read(tmp_path, "some_costs")["cost"].item() == 2
+
+
+def test_other_columns_are_refused(tmp_path):
+    """Results of an older script are not mixed with new ones."""
+    study = results.Study(tmp_path, "some", ["problem"])
+    study.add([{"problem": "digits", "error": 1}])
+    with pytest.raises(ValueError, match="move it away and run again"):
+        study.add([{"problem": "cancer", "mistake": 1}])
+
+
+def test_environment_is_recorded(tmp_path):
+    """Once a run, however many parts it adds, and told in a sentence."""
+    study = results.Study(tmp_path, "some", ["problem"])
+    for problem in ("digits", "cancer"):
+        study.add([{"problem": problem}])
+    (run,) = json.loads((tmp_path / "environment.json").read_text())["some"]
+    assert run["versions"]["jax"] in results.context(tmp_path, "some")
+
+
+def test_missing_results_are_said(tmp_path):
+    """A report without results says what to do."""
+    with pytest.raises(SystemExit, match="measure first"):
+        results.read(tmp_path, "some")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234.4, "1,234"), (0.00123456, "0.00123"), (0.0, "0"), (np.nan, "")],
+)
+def test_numbers_for_the_reader(value, text):
+    """Significant digits, no exponents for large numbers, nothing for no number."""
+    assert tables.number(value) == text
+
+
+@kept_results
+def test_tables_are_current(capsys):
+    """Every table and figure of the README files is what the results say."""
+    readmes = [*BENCHMARKS.glob("*.md"), *BENCHMARKS.glob("*/*.md")]
+    assert len(readmes) >= 1 + len(TOPICS)
+    for readme in readmes:
+        assert "[[[cog" in readme.read_text()
+    tables.refresh(readmes, check=True)
+
+
+@kept_results
+def test_a_changed_figure_is_noticed(tmp_path, capsys):
+    """The check fails where a number was edited."""
+    text = (BENCHMARKS / "README.md").read_text()
+    copy = tmp_path / "README.md"
+    copy.write_text(text.replace("gradients", "9 gradients", 1))
+    with pytest.raises(cogapp.CogCheckFailed):
+        tables.refresh([copy], check=True)
+
+
+@kept_results
+@pytest.mark.parametrize("topic", TOPICS)
+def test_reports_draw_all_pictures(topic):
+    """Pictures are drawn from the kept results, and the README shows them."""
+    report = importlib.import_module(f"benchmarks.{topic}.report")
+    texts = "".join(path.read_text() for path in (BENCHMARKS / topic).glob("*.md"))
+    for name, draw in report.PICTURES.items():
+        assert draw(report.RESULTS).axes
+        assert f"](results/{name}.png)" in texts
+    kept = {path.stem for path in report.RESULTS.glob("*.png")}
+    assert kept == set(report.PICTURES)
+
+
+@kept_results
+def test_results_are_small():
+    """A clone stays small."""
+    files = BENCHMARKS.glob("*/results/*")
+    assert sum(path.stat().st_size for path in files) < 1_500_000

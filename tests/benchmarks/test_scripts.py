@@ -1,0 +1,120 @@
+"""Every script runs in its quick form, and its report reads what it wrote."""
+
+import importlib
+import json
+import re
+import sys
+from operator import attrgetter
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+pd = pytest.importorskip("pandas", reason="the benchmarks need it")
+
+from benchmarks.common import optimizers, pytorch  # noqa: E402
+
+SCRIPTS = {
+    "speed": ("step", "loop"),
+    "full_batch": ("insensitivity", "rivals"),
+    "minibatch": ("run", "batch_size"),
+    "classics": ("encoders",),
+}
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+MODULES = sorted(BENCHMARKS.glob("*/*.py"))
+# All run through the same code, and each takes seconds to compile.
+SOME = {"irprop-", "Adam", "L-BFGS"}
+
+
+def test_all_scripts_are_run():
+    """But for that of Proben1, which needs data: its own test runs it."""
+    found = {
+        path.relative_to(BENCHMARKS).with_suffix("").as_posix()
+        for path in BENCHMARKS.glob("*/*.py")
+        if "cli.parser(" in path.read_text()
+    }
+    listed = {f"{topic}/{name}" for topic, names in SCRIPTS.items() for name in names}
+    assert found == listed | {"classics/proben1"}
+
+
+@pytest.fixture
+def run_script(monkeypatch, precision):
+    """A function that runs a script in this process: imports cost as much as runs."""
+    some = [o for o in optimizers.OPTIMIZERS if o.name in SOME]
+    for name in ("descend", "rivals"):
+        module = importlib.import_module(f"benchmarks.full_batch.{name}")
+        monkeypatch.setattr(module, "OPTIMIZERS", some)
+    # Users have no strict promotion; for all threads, as some scripts work in several.
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+    def run(topic, name, *arguments):
+        module = importlib.import_module(f"benchmarks.{topic}.{name}")
+        module.main([*map(str, arguments)])
+
+    yield run
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topic", SCRIPTS)
+def test_quick_runs_and_their_report(topic, run_script, tmp_path):
+    """A smoke run leaves tidy CSV files and its environment; a second adds nothing.
+
+    All tables and pictures can be made of them.
+    """
+    for name in SCRIPTS[topic]:
+        options = (topic, name, "--quick", "--output-dir", tmp_path)
+        run_script(*options)
+        assert name in json.loads((tmp_path / "environment.json").read_text())
+        before = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
+        run_script(*options)
+        assert before == {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
+    for path in tmp_path.glob("*.csv"):
+        rows = pd.read_csv(path)
+        assert len(rows)
+        assert not np.isinf(rows.select_dtypes("number").to_numpy()).any()
+    report = importlib.import_module(f"benchmarks.{topic}.report")
+    shown = [*report.SHOWN, *report.PICTURES.values()]
+    if topic == "classics":  # Nothing of Proben1 has been run.
+        shown = [report.headline_encoders, report.learned, report.encoders]
+    for show in shown:
+        assert show(tmp_path)
+
+
+def test_without_torch(monkeypatch, capsys):
+    """Its absence is said; the scripts then leave its rows out."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert pytorch.optional_torch() is None
+    assert "Without PyTorch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("topic", "name", "arguments", "message"),
+    [
+        ("speed", "step", ["--rounds", "1"], "--rounds: must be at least 2, got 1"),
+        ("speed", "step", ["--sizes", "many"], "such as 1000 or 1e3, got 'many'"),
+        ("speed", "loop", ["--rounds", "1"], "--rounds: must be at least 2"),
+        ("full_batch", "insensitivity", ["--runs", "0"], "must be at least 1, got 0"),
+        ("minibatch", "run", ["--runs", "1"], "--runs: must be at least 2, got 1"),
+        ("classics", "proben1", [], "required: --data-dir"),
+    ],
+)
+def test_bad_options_are_refused(topic, name, arguments, message, run_script, capsys):
+    """A bad option ends in a message and exit code 2, before anything runs."""
+    with pytest.raises(SystemExit) as stopped:
+        run_script(topic, name, *arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path", sorted(BENCHMARKS.glob("*/*.py")), ids=attrgetter("stem")
+)
+def test_imports_point_one_way(path):
+    """From a topic to itself and to what all share; of the package, the public part."""
+    text = path.read_text()
+    found = set(re.findall(r"^(?:from|import) benchmarks\.(\w+)", text, re.MULTILINE))
+    assert found <= {"common", path.parent.name}
+    assert "optax_rprop._" not in text
+    assert "from optax_rprop" not in text
