@@ -8,6 +8,7 @@ import hypothesis
 import jax
 import numpy as np
 import optax
+import pytest
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
@@ -53,6 +54,33 @@ def injected(*args, hyperparam_dtype=None, **options):
         hyperparam_dtype=hyperparam_dtype,
     )
     return factory(*args, **for_layout(options))
+
+
+CONFIGURATIONS = [
+    {"variant": variant, "state_layout": state_layout}
+    for variant in VARIANTS
+    for state_layout in LAYOUTS
+]
+# Each variant but one and each layout. The others run in CI.
+REPRESENTATIVE = ("irprop--split", "rprop+-packed", "irprop+-byte")
+
+
+def name_of(options):
+    """The name of a configuration in a test's."""
+    return "-".join(options.values())
+
+
+each_configuration = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(
+            options,
+            id=name_of(options),
+            marks=[] if name_of(options) in REPRESENTATIVE else pytest.mark.slow,
+        )
+        for options in CONFIGURATIONS
+    ],
+)
 
 
 class Steps(NamedTuple):

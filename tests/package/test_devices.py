@@ -14,7 +14,14 @@ import numpy as np
 import optax
 import pytest
 import two_processes
-from checks import LAYOUTS, VARIANTS, assert_identical, rprop
+from checks import (
+    CONFIGURATIONS,
+    LAYOUTS,
+    VARIANTS,
+    assert_identical,
+    each_configuration,
+    rprop,
+)
 from compat import shard_map, use_mesh
 from jax.sharding import NamedSharding, PartitionSpec
 from workloads import (
@@ -29,14 +36,6 @@ from workloads import (
 
 import optax_rprop
 
-CONFIGURATIONS = [
-    {"variant": variant, "state_layout": state_layout}
-    for variant in VARIANTS
-    for state_layout in LAYOUTS
-]
-each_configuration = pytest.mark.parametrize(
-    "options", CONFIGURATIONS, ids=lambda options: "-".join(options.values())
-)
 COLLECTIVE = re.compile(
     r"all-reduce|all-gather|all-to-all|reduce-scatter|collective|send|recv"
 )

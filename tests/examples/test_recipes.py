@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # README.md is read from top to bottom, so its blocks share their names; each
 # recipe stands alone.
 MARKDOWN = {

@@ -320,6 +320,7 @@ def load(tmp_path, monkeypatch):
     checks.player.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mistake", "variant", "state_layout"),
     [
@@ -337,6 +338,7 @@ def test_mistake_is_caught(x64, load, mistake, variant, state_layout):
         mutation.check(variant, state_layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", checks.VARIANTS)
 @pytest.mark.parametrize(
     ("check", "state_layout"),

@@ -10,21 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, VARIANTS, assert_identical, injected, rprop
+from checks import (
+    CONFIGURATIONS,
+    LAYOUTS,
+    assert_identical,
+    each_configuration,
+    injected,
+    name_of,
+    rprop,
+)
 from workloads import feed, gradient_stream, value_stream
 
 import optax_rprop
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 STEPS = 12
-CONFIGURATIONS = [
-    {"variant": variant, "state_layout": state_layout}
-    for variant in VARIANTS
-    for state_layout in LAYOUTS
-]
-each_configuration = pytest.mark.parametrize(
-    "options", CONFIGURATIONS, ids=lambda options: "-".join(options.values())
-)
 
 # Every compilation that the process makes, whoever asks for it.
 _compilations = []
@@ -579,7 +579,7 @@ def test_schedule_free(options):
 @pytest.mark.parametrize(
     "options",
     [options for options in CONFIGURATIONS if options["variant"] != "irprop+"],
-    ids=lambda options: "-".join(options.values()),
+    ids=name_of,
 )
 def test_complex_parameters(options):
     """Real and imaginary parts are coordinates of their own."""
