@@ -115,8 +115,10 @@ def test_skipped_zeros_do_not_count(variant, state_layout, grads):
                 updates += textbook.update([partial], 0.0)
             else:
                 updates.append(0.0)
-                # A step passes, in which a step size that was taken back shrinks.
-                textbook.coordinates[0].reduced_from = None
+                (coordinate,) = textbook.coordinates
+                if coordinate.reduced_from is not None:
+                    # A step passes, in which what was taken back is done with.
+                    coordinate.reduced_from, coordinate.prev_update = None, 0.0
         step_sizes = [textbook.step_sizes[0] for textbook in textbooks]
         signs = [textbook.prev_grad_signs[0] for textbook in textbooks]
         steps.append((updates, step_sizes, signs))
