@@ -105,7 +105,10 @@ def learn(
     def turn(bases: Any, inner_state: Any) -> tuple[Any, Any]:
         new = tuple(map(turned, moments))
         leaves = zip(read_memory(inner_state), prev_grads, bases, new, strict=True)
-        memory = [carry_over(*remembered, *leaf) for remembered, *leaf in leaves]
+        memory = [
+            carry_over(*remembered, prev, old, basis)
+            for remembered, prev, old, basis in leaves
+        ]
         return new, write_memory(inner_state, memory)
 
     # Never on the way back from outside the domain: Rprop undoes its last update in the
