@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optax_rprop._basis import EigenbasisState, learn, read_memory
@@ -145,7 +146,7 @@ def in_eigenbasis(
         if not full_matrix:
             return tree
         leaves = check_updates(tree, [])
-        dtype = jnp.result_type(jnp.float32, *map(memory_dtype, leaves))
+        dtype = np.result_type(np.float32, *map(memory_dtype, leaves))
         vectors = [jnp.ravel(gathered(leaf)).astype(dtype) for leaf in leaves]
         return jnp.concatenate([jnp.zeros(0, dtype), *vectors])
 

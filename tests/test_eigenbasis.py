@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, VARIANTS, assert_identical, descend
+from checks import VARIANTS, assert_identical, descend
 from compat import use_mesh
 from eigenbasis_reference import Eigenbasis
 from jax.sharding import NamedSharding, PartitionSpec
@@ -37,11 +37,9 @@ def orthogonal(size, seed=0):
 
 
 def mixed(seed=1, steps=STEPS):
-    """A tree with leaves of each kind; its gradients and losses."""
+    """A leaf that is rotated and one that is not; their gradients, and losses."""
     params = {
         "matrix": jnp.ones((3, 2)),
-        "row": jnp.ones((1, 3)),
-        "scalar": jnp.ones(()),
         "vector": jnp.ones(2),
     }
     grads = {
@@ -51,16 +49,34 @@ def mixed(seed=1, steps=STEPS):
     return params, grads, value_stream(steps, seed)
 
 
+@functools.cache
+def plain_run():
+    """Parameters, state of Rprop and updates after `mixed`, without any wrapper."""
+    return jax.jit(functools.partial(feed, in_eigenbasis(irprop_plus())))(*mixed())
+
+
+@functools.cache
+def square(**options):
+    """The transformation, and its compiled update for leaves of shape (2, 2)."""
+    optimizer = in_eigenbasis(irprop_plus(), **options)
+    return optimizer, jax.jit(optimizer.update)
+
+
 # ----------------------------------------------------------------------------
 # The rule
 
 
-@pytest.mark.parametrize("state_layout", LAYOUTS)
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
-    ("shape", "rotated", "full_matrix"),
-    [((3, 2), (0, 1), False), ((2, 1, 6), (0,), False), ((4,), (0,), True)],
-    ids=["matrix", "higher rank, an axis too long", "full matrix"],
+    ("shape", "rotated", "full_matrix", "variant", "state_layout"),
+    [
+        ((3, 2), (0, 1), False, "rprop-", "split"),
+        ((3, 2), (0, 1), False, "rprop+", "packed"),
+        ((3, 2), (0, 1), False, "irprop-", "packed"),
+        ((3, 2), (0, 1), False, "irprop+", "split"),
+        # An axis of size 1, and one that is too long.
+        ((2, 1, 6), (0,), False, "irprop+", "packed"),
+        ((4,), (0,), True, "irprop+", "split"),
+    ],
 )
 def test_follows_the_transcription(
     x64, shape, rotated, full_matrix, variant, state_layout
@@ -81,7 +97,7 @@ def test_follows_the_transcription(
     book = Eigenbasis(shape, rotated, decay=0.8, interval=3, **settings)
     grads = np.random.default_rng(3).normal(size=(STEPS, *shape))
     values = np.array(value_stream(STEPS, 4))
-    grads[5].flat[1], grads[8], grads[13], grads[17].flat[0] = NAN, 0.0, grads[12], INF
+    grads[5], grads[8], grads[13] = NAN, 0.0, grads[12]
     values[7], values[15] = NAN, INF
     state = optimizer.init(jnp.zeros(shape))
     update = jax.jit(optimizer.update)
@@ -117,11 +133,13 @@ def test_follows_the_transcription(
         np.testing.assert_array_equal(
             np.ravel(plain.prev_grad_signs), book.rprop.prev_grad_signs
         )
-    assert turns == 7 - 1
+    assert turns == 7
 
 
-@pytest.mark.parametrize("full_matrix", [False, True], ids=["Kronecker", "full matrix"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "full_matrix"),
+    [*((variant, False) for variant in VARIANTS), ("irprop+", True)],
+)
 def test_with_the_true_eigenvectors_it_is_plain_rprop(x64, variant, full_matrix):
     """On a quadratic whose Hessian they diagonalize, step by step, to rounding."""
     scales = jnp.geomspace(1.0, 1e3, 12).reshape(4, 3)
@@ -161,31 +179,28 @@ def test_does_not_see_a_rotation_of_the_problem(x64):
     """Once a basis is learned: problem and state turned alike give the same losses."""
     hessian = orthogonal(5) * jnp.geomspace(1.0, 1e2, 5) @ orthogonal(5).T
     turn = orthogonal(5, 7)
-
-    def loss(x):
-        return x @ hessian @ x
-
     optimizer = in_eigenbasis(irprop_plus(), full_matrix=True)
 
-    def run(loss, params, state, steps):
+    @jax.jit
+    def run(hessian, params, state):
         def step(carry, _):
             params, state = carry
-            value, grads = jax.value_and_grad(loss)(params)
+            value, grads = jax.value_and_grad(lambda x: x @ hessian @ x)(params)
             updates, state = optimizer.update(grads, state, params, value=value)
             return (optax.apply_updates(params, updates), state), value
 
-        return jax.lax.scan(step, (params, state), length=steps)
+        return jax.lax.scan(step, (params, state), length=13)
 
     start = jnp.arange(1.0, 6.0)
-    (params, state), _ = run(loss, start, optimizer.init(start), 13)
+    (params, state), _ = run(hessian, start, optimizer.init(start))
     turned = state._replace(
         prev_grads=turn @ state.prev_grads,
         moments=((turn @ state.moments[0][0] @ turn.T,),),
         bases=((turn @ state.bases[0][0],),),
     )
-    _, expected = run(loss, params, state, 20)
-    _, actual = run(lambda x: loss(turn.T @ x), turn @ params, turned, 20)
-    assert expected[-1] < 1e-2 * expected[0]
+    _, expected = run(hessian, params, state)
+    _, actual = run(turn @ hessian @ turn.T, turn @ params, turned)
+    assert expected[-1] < 0.1 * expected[0]
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
@@ -226,14 +241,22 @@ def test_solves_what_plain_rprop_does_not(x64):
 
 def test_leaves_that_are_not_rotated_follow_plain_rprop():
     """Vectors, scalars, axes above the size, and those of size 1, exactly."""
-    params, grads, values = mixed()
-    run = [
-        jax.jit(functools.partial(feed, optimizer))(params, grads, values)[2]
-        for optimizer in (in_eigenbasis(irprop_plus(), max_size=2), irprop_plus())
-    ]
-    for name in ("row", "scalar", "vector"):
-        assert_identical(run[0][name], run[1][name])
-    assert not np.array_equal(run[0]["matrix"], run[1]["matrix"])
+    shapes = {"long": (4, 5), "row": (1, 5), "scalar": ()}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    params["matrix"] = jnp.ones((5, 2))
+    grads = {
+        name: gradient_stream((STEPS, *leaf.shape), len(name))
+        for name, leaf in params.items()
+    }
+    rotated, plain = (
+        jax.jit(functools.partial(feed, optimizer))(
+            params, grads, value_stream(STEPS, 1)
+        )[2]
+        for optimizer in (in_eigenbasis(irprop_plus(), max_size=3), irprop_plus())
+    )
+    for name in shapes:
+        assert_identical(rotated[name], plain[name])
+    assert not np.array_equal(rotated["matrix"], plain["matrix"])
 
 
 # ----------------------------------------------------------------------------
@@ -276,28 +299,28 @@ def test_state_and_moves_stay_finite(variant, full_matrix):
 )
 def test_a_bad_evaluation_teaches_nothing(bad, value):
     """Bases, moments and the last gradient are those of the last good one."""
-    optimizer = in_eigenbasis(irprop_plus())
+    optimizer, update = square()
     state = optimizer.init(jnp.zeros((2, 2)))
     for grad in gradient_stream((5, 2, 2), 1):
-        _, state = optimizer.update(grad, state, value=1.0)
+        _, state = update(grad, state, value=1.0)
     grads = jnp.full((2, 2), 3.0).at[0, 1].set(bad)
-    _, after = optimizer.update(grads, state, value=value)
+    _, after = update(grads, state, value=value)
     assert_identical(after[1:], state[1:])
 
 
 def test_a_step_out_of_the_domain_is_taken_back_in_its_own_basis(x64):
     """Though the bases were to turn just then; afterwards they do."""
-    optimizer = in_eigenbasis(irprop_plus(), interval=2)
+    optimizer, update = square(interval=2)
     state = optimizer.init(jnp.zeros((2, 2)))
     grads = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2)))
     # Growing along one line, so that no sign changes.
     for factor in (1.0, 2.0, 3.0):
-        moves, state = optimizer.update(factor * grads, state, value=1.0)
+        moves, state = update(factor * grads, state, value=1.0)
     assert state.phase == 1
-    back, outside = optimizer.update(5.0 * grads, state, value=INF)
+    back, outside = update(5.0 * grads, state, value=INF)
     np.testing.assert_allclose(back, -moves, rtol=1e-12)
     assert_identical(outside.bases, state.bases)
-    _, inside = optimizer.update(4.0 * grads, outside, value=1.0)
+    _, inside = update(4.0 * grads, outside, value=1.0)
     assert inside.phase == 2
 
 
@@ -309,24 +332,26 @@ def test_walks_back_into_the_domain_of_logarithms(x64):
         z = axes @ (x - 3.0) + 1.0
         return jnp.sum(z - jnp.log(z))
 
-    for learning_rate in (0.1, 10.0):
+    @jax.jit
+    def run(learning_rate):
         optimizer = in_eigenbasis(
             irprop_plus(learning_rate=learning_rate), full_matrix=True
         )
-        _, values = jax.jit(lambda x, tx=optimizer: descend(tx, loss, x, 300))(
-            3.0 + 0.5 * axes.T @ jnp.array([3.0, 1.0, 2.0])
-        )
+        return descend(optimizer, loss, 3.0 + axes.T @ jnp.array([1.5, 0.5, 1.0]), 300)
+
+    for learning_rate in (0.1, 10.0):
+        _, values = run(learning_rate)
         assert np.isnan(values).any() == (learning_rate == 10.0)
         assert values[-1] == pytest.approx(3.0, abs=1e-9)
 
 
 def test_equal_gradients_and_none_at_all():
     """No difference, no basis: neither a first gradient of 0 nor equal ones teach."""
-    optimizer = in_eigenbasis(irprop_plus(), interval=2)
+    optimizer, update = square()
     start = optimizer.init(jnp.zeros((2, 2)))
     state = start
     for _ in range(4):
-        _, state = optimizer.update(jnp.zeros((2, 2)), state, value=1.0)
+        _, state = update(jnp.zeros((2, 2)), state, value=1.0)
     assert_identical((state.bases, state.moments), (start.bases, start.moments))
     assert state.phase == 1
 
@@ -356,7 +381,7 @@ def test_trees_of_any_kind(tree, full_matrix):
     assert jax.tree.structure(jax.eval_shape(optimizer.init, tree)) == (
         jax.tree.structure(state)
     )
-    updates, state = optimizer.update(tree, state, tree, value=1.0)
+    updates, state = jax.jit(optimizer.update)(tree, state, tree, value=1.0)
     expected = jax.tree.map(lambda leaf: -0.1 * jnp.sign(leaf), tree)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-6), updates, expected
@@ -476,9 +501,9 @@ def test_errors_say_what_to_do(call, error, message):
 
 def test_scan_loop_and_resumed_run_are_one(tmp_path):
     """Bit for bit, also after the state went through a file."""
-    optimizer = in_eigenbasis(irprop_plus())
     params, grads, values = mixed()
-    expected = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
+    expected = plain_run()
+    optimizer = in_eigenbasis(irprop_plus())
     update = jax.jit(optimizer.update)
     state = optimizer.init(params)
     updates = []
@@ -500,15 +525,11 @@ def test_scan_loop_and_resumed_run_are_one(tmp_path):
 def test_flax_serialization():
     """Restored into what `init` returns, bit for bit."""
     serialization = pytest.importorskip("flax.serialization")
-    optimizer = in_eigenbasis(irprop_plus())
-    params, grads, _ = mixed()
-    state = optimizer.init(params)
-    for i in range(3):
-        _, state = optimizer.update(
-            jax.tree.map(lambda leaf, i=i: leaf[i], grads), state, value=1.0
-        )
-    saved = serialization.to_bytes(state)
-    restored = serialization.from_bytes(optimizer.init(params), saved)
+    optimizer, update = square()
+    state = start = optimizer.init(jnp.zeros((2, 2)))
+    for grads in gradient_stream((3, 2, 2), 1):
+        _, state = update(grads, state, value=1.0)
+    restored = serialization.from_bytes(start, serialization.to_bytes(state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert_identical(restored, state)
 
@@ -557,48 +578,47 @@ def test_donated_buffers():
 
 
 def test_hyperparameters_may_be_injected():
-    """The decay, and those of the inner Rprop, by schedules or as constants."""
+    """The decay, or those of the inner Rprop; constants change nothing."""
     params, grads, values = mixed()
-    expected = jax.jit(functools.partial(feed, in_eigenbasis(irprop_plus(), 0.5)))(
-        params, grads, values
-    )
     outer = optax.inject_hyperparams(
         in_eigenbasis, static_args=("interval", "max_size")
     )
     inner = optax.inject_hyperparams(rprop)(0.1, variant="irprop+")
-    for optimizer in (outer(irprop_plus(), 0.5), in_eigenbasis(inner, 0.5)):
+    for optimizer in (outer(irprop_plus(), 0.9), in_eigenbasis(inner)):
         actual = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
-        assert_identical(actual, expected)
-    scheduled = outer(irprop_plus(), decay=lambda count: 0.9 / (1 + count))
-    state = scheduled.init(params)
-    _, state = scheduled.update(params, state, value=1.0)
-    assert jax.tree.leaves(state)
+        assert_identical(actual, plain_run())
+    with pytest.raises(TypeError, match='name "interval" in its static_args'):
+        optax.inject_hyperparams(in_eigenbasis)(rprop()).init(params)
 
 
-def test_inside_chains_groups_and_windows():
-    """A scale behind it, other leaves beside it, gradients averaged before it."""
+def test_behind_and_before_other_transformations():
+    """A scale behind it, and gradients averaged before it."""
     params, grads, values = mixed()
-    expected = jax.jit(functools.partial(feed, in_eigenbasis(irprop_plus())))(
-        params, grads, values
-    )
+    _, plain_state, plain_updates = plain_run()
     chained = optax.chain(in_eigenbasis(irprop_plus()), optax.scale(0.5))
-    _, state, updates = jax.jit(functools.partial(feed, chained))(params, grads, values)
-    assert_identical(state, expected[1])
-    assert_identical(updates, jax.tree.map(lambda leaf: leaf * 0.5, expected[2]))
-    windows = optax.MultiSteps(in_eigenbasis(irprop_plus()), 2)
+    windows = optax.MultiSteps(chained, 2)
     twice = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), grads)
     with jax.numpy_dtype_promotion("standard"):  # The accumulator mixes dtypes.
-        _, state, _ = jax.jit(functools.partial(feed, windows))(
+        _, state, updates = jax.jit(functools.partial(feed, windows))(
             params, twice, jnp.repeat(values, 2)
         )
-    assert_identical(state, expected[1])
-    groups = {"rotated": in_eigenbasis(irprop_plus()), "frozen": optax.set_to_zero()}
-    labels = {name: "frozen" for name in params} | {"matrix": "rotated"}
-    _, _, updates = jax.jit(functools.partial(feed, optax.partition(groups, labels)))(
-        params, grads, values
+    assert_identical(state, plain_state)
+    assert_identical(
+        jax.tree.map(lambda leaf: leaf[1::2], updates),
+        jax.tree.map(lambda leaf: leaf * 0.5, plain_updates),
     )
+
+
+def test_in_groups_of_parameters():
+    """Each group follows its own rule."""
+    params, grads, values = mixed()
+    groups = {"rotated": in_eigenbasis(irprop_plus()), "frozen": optax.set_to_zero()}
+    labels = {"matrix": "rotated", "vector": "frozen"}
+    optimizer = optax.partition(groups, labels)
+    _, _, updates = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
     assert not np.any(updates["vector"])
-    assert_identical(updates["matrix"][0], expected[2]["matrix"][0])
+    # Turns depend on whether any gradient differs, and here all do.
+    assert_identical(updates["matrix"], plain_run()[2]["matrix"])
 
 
 @pytest.mark.parametrize("full_matrix", [False, True])
@@ -607,7 +627,7 @@ def test_state_is_read_by_diagnostics_and_by_optax(full_matrix):
     optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
     params, grads, _ = mixed()
     state = optimizer.init(params)
-    _, state = optimizer.update(
+    _, state = jax.jit(optimizer.update)(
         jax.tree.map(lambda leaf: leaf[0], grads), state, value=1.0
     )
     assert optax_rprop.diagnostics(state).largest_step_size == jnp.float32(0.1)
@@ -639,15 +659,15 @@ def test_parameters_do_not_reach_the_inner_transformation():
 def test_debugging_aids_find_nothing():
     """No NaN or infinity on the way, no tracer left behind, no rank promoted."""
     optimizer = in_eigenbasis(irprop_plus(), interval=2)
-    params = jnp.ones((2, 3))
-    grads = gradient_stream((4, 2, 3), 2)
+    params = jnp.ones((2, 2))
+    grads = gradient_stream((3, 2, 2), 2)
     with jax.debug_nans(True), jax.debug_infs(True):
         state = optimizer.init(params)
         for grad in grads:
             _, state = optimizer.update(grad, state, value=1.0)
     with jax.checking_leaks(), jax.numpy_rank_promotion("raise"):
         run = functools.partial(feed, optimizer)
-        jax.eval_shape(jax.jit(run), params, grads, jnp.ones(4))
+        jax.eval_shape(jax.jit(run), params, grads, jnp.ones(3))
 
 
 # ----------------------------------------------------------------------------
@@ -673,54 +693,56 @@ def test_lowers_for(platform):
     assert "precision = [DEFAULT" not in text
 
 
-@pytest.mark.parametrize("full_matrix", [False, True])
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_sharded_run_follows_the_unsharded(kind, full_matrix):
-    """Updates and memory lie as the parameters; the bases lie everywhere."""
+@pytest.mark.parametrize(
+    ("kind", "full_matrix"), [("Auto", False), ("Explicit", False), ("Explicit", True)]
+)
+def test_sharded_run_follows_the_unsharded(x64, kind, full_matrix):
+    """Where types carry shardings, all lies as before, and the bases everywhere."""
     axis_type = getattr(jax.sharding.AxisType, kind)
     devices = jax.devices("cpu")[:4]
     mesh = jax.make_mesh((2, 2), ("data", "model"), (axis_type,) * 2, devices=devices)
-    specs = {"matrix": PartitionSpec("data", "model"), "vector": PartitionSpec("model")}
-    params = {"matrix": jnp.ones((4, 2)), "vector": jnp.ones(2)}
-    grads = {
-        name: gradient_stream((STEPS, *leaf.shape), 6) for name, leaf in params.items()
+    shardings = {
+        "matrix": NamedSharding(mesh, PartitionSpec("data", "model")),
+        "vector": NamedSharding(mesh, PartitionSpec("model")),
     }
-    values = value_stream(STEPS, 6)
-    optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
-    run = functools.partial(feed, optimizer)
-    expected = jax.jit(run)(params, grads, values)
-    with use_mesh(mesh):
-        shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
-        stacked = {
-            name: NamedSharding(mesh, PartitionSpec(None, *spec))
-            for name, spec in specs.items()
+    params = {"matrix": jnp.ones((4, 2)), "vector": jnp.ones(2)}
+    rng = np.random.default_rng(6)
+    stream = [
+        {
+            name: jnp.asarray(rng.normal(size=leaf.shape))
+            for name, leaf in params.items()
         }
+        for _ in range(9)
+    ]
+    optimizer = in_eigenbasis(irprop_plus(), interval=3, full_matrix=full_matrix)
+
+    def run(params, stream):
+        state = optimizer.init(params)
+        update = jax.jit(optimizer.update)
+        for grads in stream:
+            updates, state = update(grads, state, value=jnp.array(1.0))
+        return updates, state
+
+    expected = run(params, stream)
+    with use_mesh(mesh):
         params = jax.device_put(params, shardings)
-        actual = jax.jit(run)(params, jax.device_put(grads, stacked), values)
+        updates, state = run(params, jax.device_put(stream, [shardings] * len(stream)))
         jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
-            actual,
+            functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9),
+            (updates, state),
             expected,
         )
-        state = optimizer.init(params)
-        step_grads = jax.device_put(
-            jax.tree.map(lambda leaf: leaf[0], grads), shardings
-        )
-        updates, state = jax.jit(optimizer.update)(
-            step_grads, state, value=jnp.array(1.0)
-        )
-        for name, sharding in shardings.items():
-            assert updates[name].sharding.is_equivalent_to(sharding, updates[name].ndim)
+        if kind == "Explicit":
+            trees = [updates]
             if not full_matrix:
-                for tree in (state.prev_grads, state.inner_state[0].step_sizes):
-                    assert tree[name].sharding.is_equivalent_to(
-                        sharding, updates[name].ndim
-                    )
-        assert all(
-            leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.bases)
-        )
+                trees += [state.prev_grads, state.inner_state[0].step_sizes]
+            for tree in trees:
+                for name, leaf in tree.items():
+                    assert leaf.sharding.is_equivalent_to(shardings[name], leaf.ndim)
+            for leaf in jax.tree.leaves(state.bases):
+                assert leaf.sharding.is_fully_replicated
         if not full_matrix:
-            found = state_shardings(
-                optimizer, params, NamedSharding(mesh, PartitionSpec())
-            )
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            found = state_shardings(optimizer, params, everywhere)
             assert found.prev_grads == shardings
+            assert found.bases == everywhere

@@ -102,7 +102,7 @@ def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
             "positions": (length, width),
             "query": (width, width),
             "key": (width, width),
-            "value": (width, width),
+            "values": (width, width),
             "in": (width, 4 * width),
             "out": (4 * width, width),
             "head": (width, 2),
@@ -117,7 +117,7 @@ def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
         x = params["embedding"][data["inputs"]] + params["positions"]
         scores = (x @ params["query"]) @ jnp.swapaxes(x @ params["key"], 1, 2)
         scores = jnp.where(mask, scores / width**0.5, jnp.finfo(x.dtype).min)
-        x = x + jax.nn.softmax(scores) @ (x @ params["value"])
+        x = x + jax.nn.softmax(scores) @ (x @ params["values"])
         x = x + jax.nn.gelu(x @ params["in"]) @ params["out"]
         return catalog.cross_entropy(x @ params["head"], data["targets"])
 
