@@ -37,9 +37,13 @@ def orthogonal(size, seed=0):
 
 
 def mixed(seed=1, steps=STEPS):
-    """A leaf that is rotated and one that is not; their gradients, and losses."""
+    """A leaf that is rotated and one that is not; their gradients, and losses.
+
+    One difference is enough to see all directions of a square. In those that are not
+    seen yet, rounding chooses the eigenvectors, and two programs may differ.
+    """
     params = {
-        "matrix": jnp.ones((3, 2)),
+        "matrix": jnp.ones((2, 2)),
         "vector": jnp.ones(2),
     }
     grads = {
@@ -537,12 +541,12 @@ def test_flax_serialization():
 def test_models_under_vmap():
     """Each with settings of its own, as it does alone."""
     models = 5
-    grads = gradient_stream((models, STEPS, 3, 2), 5)
+    grads = gradient_stream((models, STEPS, 2, 2), 5)
     values = jnp.stack([value_stream(STEPS, seed) for seed in range(models)])
 
     def run(learning_rate, decay, grads, values):
         optimizer = in_eigenbasis(irprop_plus(learning_rate=learning_rate), decay)
-        return feed(optimizer, jnp.ones((3, 2)), grads, values)
+        return feed(optimizer, jnp.ones((2, 2)), grads, values)
 
     arguments = (
         jnp.geomspace(1e-3, 1, models),
@@ -705,7 +709,7 @@ def test_sharded_run_follows_the_unsharded(x64, kind, full_matrix):
         "matrix": NamedSharding(mesh, PartitionSpec("data", "model")),
         "vector": NamedSharding(mesh, PartitionSpec("model")),
     }
-    params = {"matrix": jnp.ones((4, 2)), "vector": jnp.ones(2)}
+    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
     rng = np.random.default_rng(6)
     stream = [
         {
