@@ -170,7 +170,7 @@ def rows(
 
 
 def main() -> None:
-    """Run everything, and write the file after each problem."""
+    """Run everything; what is in the file already is not run again."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="one small problem")
     options.add_argument(
@@ -180,18 +180,27 @@ def main() -> None:
     options.add_argument("--output-dir", type=Path, default=HERE / "results")
     arguments = options.parse_args()
     jax.config.update("jax_enable_x64", True)
-    groups = {
-        "unseen": unseen(arguments.data_dir),
-        "development": development(arguments.data_dir),
-    }
     if arguments.quick:
         groups = {"development": [(catalog.small_regression(), 20)]}
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    with (arguments.output_dir / "runs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
+    else:
+        groups = {
+            "unseen": unseen(arguments.data_dir),
+            "development": development(arguments.data_dir),
+        }
+    path = arguments.output_dir / "runs.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = set()
+    if path.exists():
+        with path.open(newline="") as file:
+            done = {row["problem"] for row in csv.DictReader(file)}
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        if not done:
+            writer.writeheader()
         for group, chosen in groups.items():
             for problem, budget in chosen:
+                if problem.name in done:
+                    continue
                 begun = time.perf_counter()
                 entrants = contenders(problem)
                 traces = run_all(problem, budget, entrants, SEEDS)

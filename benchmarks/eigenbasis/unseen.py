@@ -134,7 +134,7 @@ def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
 def unseen(data_dir: Path | None) -> list[tuple[Problem, int]]:
     """The problems, each with the number of gradients that a run may take."""
     found = [(nist(name), 1000) for name in _MODELS]
-    found += [(physics_informed(), 1000), (transformer(), 300)]
+    found += [(physics_informed(), 300), (transformer(), 300)]
     for name in ("cancer1", "card1", "diabetes1", "horse1"):
         path = catalog.find_proben1(data_dir, name)
         if path is not None:
