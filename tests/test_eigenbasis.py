@@ -15,6 +15,7 @@ from workloads import feed, gradient_stream, state_shardings, value_stream
 
 import optax_rprop
 from optax_rprop import in_eigenbasis, rprop
+from optax_rprop._rotation import carry_over
 
 NAN, INF = float("nan"), float("inf")
 STEPS = 24
@@ -261,6 +262,23 @@ def test_leaves_that_are_not_rotated_follow_plain_rprop():
     for name in shapes:
         assert_identical(rotated[name], plain[name])
     assert not np.array_equal(rotated["matrix"], plain["matrix"])
+
+
+def test_step_sizes_carried_over_keep_their_bounds():
+    """A mean lies between the extremes, though squares vanish and sums are rounded."""
+    step_sizes = jnp.array([1e-30, 1e-6, 50.0])
+    signs = jnp.array([1, 0, -1], "int8")
+    identity = (jnp.eye(3),)
+    turned = (orthogonal(3).astype("float32"),)
+    for new in (identity, turned):
+        carried, carried_signs = carry_over(
+            step_sizes, signs, jnp.ones(3), identity, new
+        )
+        assert np.all((carried >= step_sizes[0]) & (carried <= step_sizes[2]))
+        assert carried.dtype == step_sizes.dtype
+        assert carried_signs.dtype == signs.dtype
+    # What is left of the total is that of the large one.
+    np.testing.assert_allclose(jnp.sum(carried**2), 2500.0, rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------

@@ -191,3 +191,30 @@ def problem_table(group: str, tolerance: float) -> str:
 def plain_table(name: str, header: Sequence[str]) -> str:
     """A small file as it is."""
     return markdown(header, [list(row.values()) for row in read(name)])
+
+
+def picture() -> None:
+    """Draw ``results/valley.png``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in read("valley.csv"):
+        point = float(row["evaluations"]), float(row["loss"])
+        lines[row["optimizer"]].append(point)
+    figure, axis = pyplot.subplots(figsize=(6, 3.4), layout="constrained")
+    for (name, points), color in zip(
+        lines.items(), ("#0072B2", "#000000", "#D55E00"), strict=True
+    ):
+        axis.plot(*zip(*points, strict=True), color=color, label=name)
+    axis.set(yscale="log", xlabel="evaluations of loss and gradient", ylabel="loss")
+    axis.set_title("Rotated quadratic, 30 dimensions, condition 10,000", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    figure.savefig(RESULTS / "valley.png", dpi=150)
+
+
+if __name__ == "__main__":
+    picture()

@@ -1,6 +1,7 @@
 """What each part of the rule does, what a step costs, and mini-batches.
 
-``python studies.py ablation``, ``cost`` or ``minibatch`` writes the file of that name.
+``python studies.py ablation``, ``cost``, ``minibatch`` or ``valley`` writes the file of
+that name.
 The ablation replaces one function of the package at a time.
 """
 
@@ -213,9 +214,31 @@ def minibatch() -> Iterator[dict[str, Any]]:
             }
 
 
+# --- The picture -------------------------------------------------------------
+
+
+def valley() -> Iterator[dict[str, Any]]:
+    """The loss over evaluations on the rotated quadratic, from the first start."""
+    jax.config.update("jax_enable_x64", True)
+    problem = catalog.quadratic(rotated=True)
+    full = functools.partial(in_eigenbasis, full_matrix=True)
+    for contender in (
+        Contender("irprop+", irprop_plus, ""),
+        Contender("L-BFGS", lambda rate: optax.lbfgs(), "", line_search=True),
+        Contender("irprop+ in_eigenbasis", full, ""),
+    ):
+        trace, _ = Runner(problem, contender, 300)(0.01, 0)
+        for evaluations, loss in zip(trace.evaluations, trace.losses, strict=True):
+            yield {
+                "optimizer": contender.name,
+                "evaluations": evaluations,
+                "loss": f"{loss:.4g}",
+            }
+
+
 def main() -> None:
     """Write the file of the study that is named."""
-    studies = {"ablation": ablation, "cost": cost, "minibatch": minibatch}
+    studies = {study.__name__: study for study in (ablation, cost, minibatch, valley)}
     (name,) = sys.argv[1:]
     with (HERE / "results" / f"{name}.csv").open("w", newline="") as file:
         writer: Any = None
