@@ -246,7 +246,7 @@ def test_solves_what_plain_rprop_does_not(x64):
 
 def test_leaves_that_are_not_rotated_follow_plain_rprop():
     """Vectors, scalars, axes above the size, and those of size 1, exactly."""
-    shapes = {"long": (4, 5), "row": (1, 5), "scalar": ()}
+    shapes = {"long": (4, 5), "row": (1, 5), "scalar": (), "vector": (3,)}
     params = {name: jnp.ones(shape) for name, shape in shapes.items()}
     params["matrix"] = jnp.ones((5, 2))
     grads = {

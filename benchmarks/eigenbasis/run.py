@@ -135,38 +135,22 @@ def run_all(
 
 def rows(
     group: str, problem: Problem, traces: dict[tuple[str, float, int], Trace]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Any, ...]]:
     """One row for each run and tolerance; empty cells where it is not solved."""
     size = sum(leaf.size for leaf in jax.tree.leaves(problem.start(0)))
     lowest: dict[int, float] = {}
     for (_, _, seed), trace in traces.items():
         lowest[seed] = min(np.nanmin(trace.losses), lowest.get(seed, np.inf))
-    for (name, rate, seed), trace in traces.items():
+    for run, trace in traces.items():
         for tolerance in TOLERANCES:
-            target = lowest[seed] + tolerance * (trace.losses[0] - lowest[seed])
+            least = lowest[run[2]]
+            target = least + tolerance * (trace.losses[0] - least)
             reached = np.flatnonzero(trace.losses <= target)
-            evaluations: Any = ""
-            seconds = ""
+            cost: tuple[Any, Any] = ("", "")
             if reached.size:
-                evaluations = int(trace.evaluations[reached[0]])
-                seconds = f"{trace.seconds[reached[0]]:.3g}"
-            yield dict(
-                zip(
-                    FIELDS,
-                    (
-                        group,
-                        problem.name,
-                        size,
-                        name,
-                        rate,
-                        seed,
-                        tolerance,
-                        evaluations,
-                        seconds,
-                    ),
-                    strict=True,
-                )
-            )
+                i = reached[0]
+                cost = int(trace.evaluations[i]), f"{trace.seconds[i]:.3g}"
+            yield group, problem.name, size, *run, tolerance, *cost
 
 
 def main() -> None:
@@ -194,9 +178,9 @@ def main() -> None:
         with path.open(newline="") as file:
             done = {row["problem"] for row in csv.DictReader(file)}
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")
         if not done:
-            writer.writeheader()
+            writer.writerow(FIELDS)
         for group, chosen in groups.items():
             for problem, budget in chosen:
                 if problem.name in done:

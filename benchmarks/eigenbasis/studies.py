@@ -200,9 +200,10 @@ def minibatch() -> Iterator[dict[str, Any]]:
                 params = problem.init(jax.random.key(seed))
                 keys = jax.random.split(jax.random.key(seed + 100), 20 * 1024 // batch)
                 (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), keys)
-                return problem.loss(params, problem.train), problem.error(
-                    params, problem.test
-                )
+                assert problem.error is not None
+                assert problem.test is not None
+                loss = problem.loss(params, problem.train)
+                return loss, problem.error(params, problem.test)
 
             results = np.array([train(seed) for seed in range(5)])
             yield {
