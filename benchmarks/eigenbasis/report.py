@@ -3,6 +3,7 @@
 import csv
 import math
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 EIGENBASIS = "eigenbasis"
 ORDER = (EIGENBASIS, "irprop+", "L-BFGS", "Adam", "Muon", "SOAP")
 TUNING_SEED = 0
+STARTS = 3
 INFINITY = math.inf
 
 
@@ -107,7 +109,7 @@ def single(runs: Runs, problems: Iterable[str], name: str) -> float:
 
 
 def profile_table(tolerance: float, by: int = 0) -> str:
-    """Percent of the starts: cheapest, within twice the cheapest, solved.
+    """Percent of the starts from which a contender ran: cheapest, near it, solved.
 
     Args:
       tolerance: What counts as solved.
@@ -126,13 +128,12 @@ def profile_table(tolerance: float, by: int = 0) -> str:
             chosen = [p for p, g in groups.items() if g == group]
             found: dict[str, list[float]] = defaultdict(list)
             for problem in chosen:
-                present = {n for p, n, _, _ in runs if p == problem}
                 for name in ORDER:
-                    if name in present:
-                        costs = starts(runs, problem, name, choose(problem, name))
-                        found[name] += [cost[by] for cost in costs]
-                    else:
-                        found[name] += [INFINITY] * len(found[EIGENBASIS][-3:])
+                    # Muon and SOAP did not run where there is no matrix.
+                    ran = any((p, n) == (problem, name) for p, n, _, _ in runs)
+                    rate = choose(problem, name) if ran else 0.0
+                    costs = [c[by] for c in starts(runs, problem, name, rate)]
+                    found[name] += costs or [math.nan] * STARTS
             columns[f"{group}, {title}"] = shares(found)
     rows = [
         [name, "" if name == "L-BFGS" else f"{one[name]:g}"]
@@ -143,20 +144,23 @@ def profile_table(tolerance: float, by: int = 0) -> str:
 
 
 def shares(found: dict[str, list[float]]) -> dict[str, str]:
-    """For each contender the three percentages, in one cell."""
-    cheapest = [min(costs) for costs in zip(*found.values(), strict=True)]
+    """For each contender the three percentages of the starts from which it ran."""
+    cheapest = [
+        min(cost for cost in costs if not math.isnan(cost))
+        for costs in zip(*found.values(), strict=True)
+    ]
     cells = {}
     for name, costs in found.items():
-        solved = [cost for cost in costs if math.isfinite(cost)]
-        first, near = (
-            sum(
-                math.isfinite(cost) and cost <= factor * least
-                for cost, least in zip(costs, cheapest, strict=True)
-            )
-            for factor in (1, 2)
-        )
-        counts = (first, near, len(solved))
-        cells[name] = " / ".join(f"{100 * n / len(costs):.0f}" for n in counts)
+        ratios = [
+            cost / least if math.isfinite(cost) else INFINITY
+            for cost, least in zip(costs, cheapest, strict=True)
+            if not math.isnan(cost)
+        ]
+        counts = [
+            sum(ratio <= most for ratio in ratios)
+            for most in (1, 2, sys.float_info.max)
+        ]
+        cells[name] = " / ".join(f"{100 * n / max(1, len(ratios)):.0f}" for n in counts)
     return cells
 
 

@@ -188,7 +188,7 @@ def main() -> None:
                 begun = time.perf_counter()
                 entrants = contenders(problem)
                 traces = run_all(problem, budget, entrants, SEEDS)
-                if arguments.soap and any(c.name == "Muon" for c in entrants):
+                if arguments.soap and problem.dtype == "float32":  # Networks.
                     for rate, seed, trace in soap(problem, budget):
                         traces["SOAP", rate, seed] = trace
                 writer.writerows(rows(group, problem, traces))
