@@ -720,9 +720,13 @@ def test_lowers_for(platform):
 )
 def test_sharded_run_follows_the_unsharded(x64, kind, full_matrix):
     """Where types carry shardings, all lies as before, and the bases everywhere."""
+    if kind == "Explicit" and not hasattr(jax.sharding, "reshard"):
+        pytest.skip("Explicit axes of this version of JAX are not complete")
     axis_type = getattr(jax.sharding.AxisType, kind)
     devices = jax.devices("cpu")[:4]
-    mesh = jax.make_mesh((2, 2), ("data", "model"), (axis_type,) * 2, devices=devices)
+    mesh = jax.make_mesh(
+        (2, 2), ("data", "model"), axis_types=(axis_type,) * 2, devices=devices
+    )
     shardings = {
         "matrix": NamedSharding(mesh, PartitionSpec("data", "model")),
         "vector": NamedSharding(mesh, PartitionSpec("model")),
