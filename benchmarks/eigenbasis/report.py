@@ -192,9 +192,10 @@ def problem_table(group: str, tolerance: float) -> str:
     return markdown(["problem", *names], rows)
 
 
-def plain_table(name: str, header: Sequence[str]) -> str:
+def plain_table(name: str) -> str:
     """A small file as it is."""
-    return markdown(header, [list(row.values()) for row in read(name)])
+    rows = read(name)
+    return markdown(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def picture() -> None:
