@@ -10,12 +10,7 @@ import numpy as np
 import optax
 
 from optax_rprop._basis import EigenbasisState, learn, read_memory
-from optax_rprop._rotation import (
-    Matrices,
-    gathered,
-    placed_like,
-    rotate,
-)
+from optax_rprop._rotation import Matrices, gathered, placed_like, rotate
 from optax_rprop._state import memory_dtype
 from optax_rprop._validation import (
     check_params,
@@ -81,7 +76,8 @@ def in_eigenbasis(
     basis stays: so ``irprop+`` takes a step out of the loss's domain back as it was
     made. But in a rotated leaf one NaN reaches every coordinate. And a coordinate whose
     derivative is less than the rounding of the leaf's largest, 1e-7 of it in float32,
-    moves by chance, where plain Rprop sees its sign.
+    moves by chance, where plain Rprop sees its sign. In directions in which no
+    difference was seen yet, rounding chooses the basis: runs on two devices may part.
 
     **Cost.** For a leaf of shape (a, b) 2 (a² + b²) + a b numbers, about 3 a b (a + b)
     multiplications a step, and a symmetric eigenproblem of each size a turn.

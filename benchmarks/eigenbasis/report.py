@@ -143,6 +143,25 @@ def profile_table(tolerance: float, by: int = 0) -> str:
     return markdown(["optimizer", "the one rate", *columns], rows)
 
 
+def first_step_table(tolerance: float) -> str:
+    """The three percentages against L-BFGS alone, with one first step for all."""
+    runs, groups = load(tolerance)
+    names = (EIGENBASIS, "irprop+", "L-BFGS")
+    rows = []
+    for rate in rates_of(runs, EIGENBASIS):
+        cells = []
+        for group in ("development", "unseen"):
+            found: dict[str, list[float]] = {name: [] for name in names}
+            for problem in (p for p, g in groups.items() if g == group):
+                for name in names:
+                    own = rate if name != "L-BFGS" else tuned(runs, problem, name)
+                    found[name] += [c[0] for c in starts(runs, problem, name, own)]
+            cells += shares(found).values()
+        rows.append([f"{rate:g}", *cells])
+    header = [f"{name}, {g}" for g in ("development", "unseen") for name in names]
+    return markdown(["first step", *header], rows)
+
+
 def shares(found: dict[str, list[float]]) -> dict[str, str]:
     """For each contender the three percentages of the starts from which it ran."""
     cheapest = [
