@@ -179,7 +179,8 @@ def shares(found: dict[str, list[float]]) -> dict[str, str]:
             sum(ratio <= most for ratio in ratios)
             for most in (1, 2, sys.float_info.max)
         ]
-        cells[name] = " / ".join(f"{100 * n / max(1, len(ratios)):.0f}" for n in counts)
+        shown = [f"{100 * n / len(ratios):.0f}" for n in counts] if ratios else []
+        cells[name] = " / ".join(shown)
     return cells
 
 
