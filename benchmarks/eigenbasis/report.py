@@ -218,6 +218,24 @@ def plain_table(name: str) -> str:
     return markdown(list(rows[0]), [list(row.values()) for row in rows])
 
 
+def ablation_table() -> str:
+    """A row a change, a column a problem; in brackets how many runs arrived."""
+    cells: dict[str, dict[str, str]] = defaultdict(dict)
+    problems = {}
+    for row in read("ablation.csv"):
+        problems[row["problem"]] = f"{row['problem']} ({row['kind']})"
+        reached, _, runs = row["solved"].split()
+        cells[row["change"]][row["problem"]] = (
+            f"{float(row['evaluations']):.0f}"
+            if reached == runs
+            else f"({row['solved']})"
+        )
+    return markdown(
+        ["", *problems.values()],
+        [[change, *by_problem.values()] for change, by_problem in cells.items()],
+    )
+
+
 def picture() -> None:
     """Draw ``results/valley.png``."""
     import matplotlib

@@ -84,7 +84,7 @@ def ablation() -> Iterator[dict[str, Any]]:
                 factory = functools.partial(
                     in_eigenbasis, full_matrix=kind == "full matrix", **options
                 )
-                with mock.patch.multiple(_basis, **patches):
+                with mock.patch.dict(vars(_basis), patches):
                     runner = Runner(problem, Contender(name, factory, ""), 300)
                 traces[name] = [
                     (seed, runner(rate, seed).trace)
