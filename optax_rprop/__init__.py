@@ -1,12 +1,14 @@
 """The Rprop family of optimizers as Optax gradient transformations."""
 
 from optax_rprop._alias import rprop
+from optax_rprop._basis import EigenbasisState
 from optax_rprop._diagnostics import (
     RpropDiagnostics,
     diagnostics,
     diagnostics_by_leaf,
     get_rprop_state,
 )
+from optax_rprop._eigenbasis import in_eigenbasis
 from optax_rprop._layouts import StateLayout
 from optax_rprop._layouts.byte import ByteRpropState
 from optax_rprop._layouts.packed import PackedRpropState
@@ -23,6 +25,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "ByteRpropState",
+    "EigenbasisState",
     "PackedResolveSignsState",
     "PackedRpropState",
     "ResolveSignsState",
@@ -33,6 +36,7 @@ __all__ = [
     "diagnostics",
     "diagnostics_by_leaf",
     "get_rprop_state",
+    "in_eigenbasis",
     "resolve_signs",
     "rprop",
     "scale_by_rprop",

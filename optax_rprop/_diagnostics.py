@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from optax_rprop._layouts import LAYOUTS
 from optax_rprop._layouts.split import RpropState
+from optax_rprop._rotation import gathered
 
 _STATE_TYPES = tuple(layout.state_type for layout in LAYOUTS.values())
 
@@ -94,21 +95,6 @@ def _remembered(codes: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(codes) == 2, 0, codes).astype(jnp.int8)
 
 
-def _replicate(leaf: jax.Array) -> jax.Array:
-    """The whole leaf on every device, if it is sharded over Explicit mesh axes.
-
-    There, arrays of different shardings cannot be concatenated.
-    """
-    # Versions of JAX that cannot reshard have no complete Explicit mode either.
-    if not hasattr(jax.sharding, "reshard"):
-        return leaf
-    mesh = jax.typeof(leaf).sharding.mesh
-    if not mesh.explicit_axes:
-        return leaf
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.sharding.reshard(leaf, everywhere)
-
-
 def _summarize(
     step_sizes: list[jax.Array],
     signs: list[jax.Array],
@@ -118,7 +104,8 @@ def _summarize(
     dtype = jnp.result_type(float)
 
     def gather(leaves: list[jax.Array]) -> jax.Array:
-        whole = map(_replicate, leaves)
+        # Arrays of different shardings cannot be concatenated.
+        whole = map(gathered, leaves)
         return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in whole])
 
     # A bound is compared as it is stored: 1e-6 in float32 is not 1e-6 in float64.

@@ -110,6 +110,11 @@ def resolve_signs(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let each coordinate wait until the sign of its gradient is known.
 
+    The optimizer to train a network on mini-batches with is ``optax.chain(
+    resolve_signs(), rprop(0.05, eta_minus=0.75, skip_zero_grads=True))``. How it fares,
+    better than Adam at its customary 0.001, and not always as well as Adam at a rate
+    tuned to the problem, is in ``benchmarks/minibatch``.
+
     A sequential test per coordinate. With the gradients :math:`g` since the
     coordinate was last resolved, and the decay :math:`\lambda`, it keeps
 
@@ -120,41 +125,23 @@ def resolve_signs(
     Once :math:`|S| \geq c R`, for the threshold :math:`c`, the sign is resolved:
     :math:`S` is emitted and both begin at 0 again. Until then 0 is emitted. To be
     put before a transformation that looks only at signs, and for which a gradient
-    of 0 means that nothing is known, as `optax_rprop.scale_by_rprop` does with
-    ``skip_zero_grads=True``. For networks on mini-batches, put it before
-    ``rprop(0.05, eta_minus=0.75, skip_zero_grads=True)``; ``benchmarks/README.md``
-    has how that fares: better than Adam at its customary 0.001, and not always as
-    well as Adam at a rate tuned to the problem.
+    of 0 means that nothing is known.
 
     With a threshold of at most 1 every gradient is resolved at once, and what comes
-    in goes out. A NaN is passed over as if it were 0, and an infinity is resolved
-    at once; neither enters the state.
+    in goes out. A NaN is passed over as if it were 0. An infinity counts as the
+    largest number, and is resolved at once.
 
-    **Why 1.7.** Rprop's step sizes can grow only if successive signs are right with
-    probability 0.821, or, with an ``eta_minus`` of 0.75, 0.678. Gradients that are
-    noise resolve, too, if one looks often enough: by the law of the iterated
-    logarithm no threshold excludes it. What the threshold buys is the price of a
-    false decision. For signs that are right with probability q, independently,
-    without decay, and growth from 0.678 within 5,000 gradients:
-
-    ========= ========================= =================== ====================
-    threshold growth wants q of at least mean wait, q = 0.6  mean wait, q = 0.8
-    ========= ========================= =================== ====================
-    1         0.678                      1                    1
-    1.5       0.517                     32                    6.5
-    1.7       0.511                     44                    7.5
-    2         0.507                     73                   10.4
-    ========= ========================= =================== ====================
-
-    So nearly all of the gain is had at 1.5, and a higher threshold mostly waits. Of
-    those, 1.7 had the least validation error on five problems at batches of 8 to
+    **Threshold.** Rprop's step sizes grow only if successive signs are right with a
+    probability above 0.821, or, with an ``eta_minus`` of 0.75, 0.678. If a gradient's
+    sign is right with probability 0.6, independently, that of a resolved one suffices
+    from a threshold of 1.5 on, after a mean wait of 32 gradients; 1.7 waits for 44 and
+    2 for 73. Noise resolves, too, if one looks often enough: no threshold excludes it.
+    Of 1.5 to 2, 1.7 had the least validation error on five problems at batches of 8 to
     512. As :math:`|S| \leq \sqrt n R`, gradients that all agree need :math:`c^2` of
     them: 3 by default.
 
-    **Why a decay.** While a coordinate waits, the others move, and what it has seen
-    grows stale. Without decay, a coordinate that is pure noise waits longer than n
-    gradients with a probability that falls as :math:`n^{-0.22}` for a threshold of
-    1.7, and its mean wait is infinite, as for every threshold above 1.
+    **Decay.** While a coordinate waits, the others move, and what it has seen grows
+    stale. Without decay, the mean wait of pure noise is infinite.
 
     **When not to use it.** Where gradients are deterministic, as on the full data:
     nothing is gained, and two steps of three are lost. And where a step is made only
@@ -182,15 +169,6 @@ def resolve_signs(
         Arguments that are JAX arrays are not checked for range.
 
     Example:
-      The optimizer to train a network on mini-batches with:
-
-      >>> import optax
-      >>> import optax_rprop
-      >>> optimizer = optax.chain(
-      ...     resolve_signs(),
-      ...     optax_rprop.rprop(0.05, eta_minus=0.75, skip_zero_grads=True),
-      ... )
-
       The first coordinate has a signal, the second is noise. Four gradients that
       agree resolve a sign at the threshold of 2:
 

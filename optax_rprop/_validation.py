@@ -20,7 +20,6 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def _hint(argument: Any) -> str:
-    """What was probably meant, after the habits of PyTorch."""
     if isinstance(argument, str) and argument in VARIANTS:
         return f" Pass it by name: variant={argument!r}."
     if isinstance(argument, dict):
@@ -72,11 +71,7 @@ def concrete_number(name: str, number: Any, owner: str = "rprop") -> float | Non
 
 
 def check_option(name: str, option: Any, options: Collection[str]) -> None:
-    """Refuse an option that is not one of those there are.
-
-    Raises:
-      ValueError: It is not.
-    """
+    """Raise a ValueError if an option is not one of those there are."""
     if not isinstance(option, str) or option not in options:
         names = ", ".join(map(repr, options))
         raise ValueError(f"{name} must be one of {names}, got {option!r}.")

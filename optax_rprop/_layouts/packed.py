@@ -106,12 +106,13 @@ def _step_sizes(fields: Fields) -> jax.Array:
 
 def _advance(fields: Fields, decision: Decision, numbers: HyperParams) -> Fields:
     step_sizes = adapt(_step_sizes(fields), decision, numbers)
-    codes = decision.codes
+    return _encode(step_sizes, decision.codes)
+
+
+def _encode(step_sizes: jax.Array, codes: jax.Array) -> Fields:
     signed = jax.lax.select(codes < 0, -step_sizes, step_sizes)
     signed = jax.lax.select(codes == 0, step_sizes * _DOWN, signed)
-    if decision.take_back is not None:
-        signed = jax.lax.select(jnp.abs(codes) == 2, signed * _UP, signed)
-    return (signed,)
+    return (jax.lax.select(jnp.abs(codes) == 2, signed * _UP, signed),)
 
 
 def _moves(fields: Fields, numbers: HyperParams, dtype: Any) -> jax.Array:
@@ -133,4 +134,5 @@ LAYOUT = Layout(
     advance=_advance,
     moves=_moves,
     read=lambda fields, state: (_step_sizes(fields), _codes(fields)),
+    write=_encode,
 )

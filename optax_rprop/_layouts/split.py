@@ -81,4 +81,5 @@ LAYOUT = Layout(
     advance=_advance,
     moves=_moves,
     read=lambda fields, state: (fields[0], fields[1]),
+    write=lambda step_sizes, codes: (step_sizes, codes.astype(jnp.int8)),
 )

@@ -1,0 +1,142 @@
+"""Problems on which no setting was chosen: curve fits, differential equations, nets."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems as catalog
+from problems import Data, Params, Problem
+
+_NIST = Path(__file__).parent / "nist"
+
+# The models of the data sets, as NIST prints them.
+_MODELS: dict[str, Callable[[Any, Any], Any]] = {
+    "Misra1a": lambda b, x: b[0] * (1 - jnp.exp(-b[1] * x)),
+    "DanWood": lambda b, x: b[0] * x ** b[1],
+    "Chwirut2": lambda b, x: jnp.exp(-b[0] * x) / (b[1] + b[2] * x),
+    "Rat42": lambda b, x: b[0] / (1 + jnp.exp(b[1] - b[2] * x)),
+    "Rat43": lambda b, x: b[0] / (1 + jnp.exp(b[1] - b[2] * x)) ** (1 / b[3]),
+    "Eckerle4": lambda b, x: b[0] / b[1] * jnp.exp(-0.5 * ((x - b[2]) / b[1]) ** 2),
+    "MGH09": lambda b, x: b[0] * (x**2 + x * b[1]) / (x**2 + x * b[2] + b[3]),
+    "MGH17": lambda b, x: b[0] + b[1] * jnp.exp(-x * b[3]) + b[2] * jnp.exp(-x * b[4]),
+    "Kirby2": lambda b, x: (
+        (b[0] + b[1] * x + b[2] * x**2) / (1 + b[3] * x + b[4] * x**2)
+    ),
+    "Thurber": lambda b, x: (
+        (b[0] + b[1] * x + b[2] * x**2 + b[3] * x**3)
+        / (1 + b[4] * x + b[5] * x**2 + b[6] * x**3)
+    ),
+}
+
+
+def nist(name: str) -> Problem:
+    """A nonlinear least-squares problem of NIST, from its second start, perturbed.
+
+    Data: https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml
+    """
+    lines = (_NIST / f"{name}.dat").read_text().splitlines()
+    start = [
+        float(line.split("=")[1].split()[1])
+        for line in lines
+        if line.strip().startswith("b") and "=" in line and len(line.split("=")) == 2
+    ]
+    (first,) = (
+        i for i, line in enumerate(lines) if line.split() == ["Data:", "y", "x"]
+    )
+    rows = np.array([line.split() for line in lines[first + 1 :] if line.strip()])
+    y, x = rows.astype(float).T
+    model = _MODELS[name]
+
+    def loss(params: Params, data: Data) -> jax.Array:
+        return jnp.mean((model(params, data["x"]) - data["y"]) ** 2)
+
+    return Problem(
+        f"NIST {name}",
+        f"{len(start)} parameters in their units, {len(y)} rows, mean square",
+        "float64",
+        lambda key: (
+            jnp.asarray(start) * (1 + 0.1 * jax.random.normal(key, (len(start),)))
+        ),
+        loss,
+        {"x": jnp.asarray(x), "y": jnp.asarray(y)},
+    )
+
+
+def physics_informed() -> Problem:
+    """A network that solves u'' = -pi² sin(pi x), u = 0 at both ends."""
+    points = jnp.linspace(-1.0, 1.0, 32)
+
+    def loss(params: Params, data: Data) -> jax.Array:
+        def u(x: jax.Array) -> jax.Array:
+            return catalog.forward(params, x[None, None], jnp.tanh)[0, 0]
+
+        curvature = jax.vmap(jax.grad(jax.grad(u)))(data["x"])
+        residuals = curvature + jnp.pi**2 * jnp.sin(jnp.pi * data["x"])
+        return jnp.mean(residuals**2) + 10 * (
+            u(data["x"][0]) ** 2 + u(data["x"][-1]) ** 2
+        )
+
+    return Problem(
+        "PINN",
+        "Poisson's equation in one dimension; net 1-10-10-1, 32 points",
+        "float64",
+        lambda key: catalog.init_network((1, 10, 10, 1), "float64", key),
+        loss,
+        {"x": points},
+    )
+
+
+def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
+    """One block of attention, full batch: each output is the sum of all before."""
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(tokens, size=(128, length))
+    targets = np.cumsum(inputs, axis=1) % 2
+    mask = jnp.tril(jnp.ones((length, length), bool))
+
+    def init(key: jax.Array) -> Params:
+        shapes = {
+            "embedding": (tokens, width),
+            "positions": (length, width),
+            "query": (width, width),
+            "key": (width, width),
+            "values": (width, width),
+            "in": (width, 4 * width),
+            "out": (4 * width, width),
+            "head": (width, 2),
+        }
+        keys = jax.random.split(key, len(shapes))
+        return {
+            name: jax.random.normal(key, shape, "float32") / np.float32(shape[0] ** 0.5)
+            for (name, shape), key in zip(shapes.items(), keys, strict=True)
+        }
+
+    def loss(params: Params, data: Data) -> jax.Array:
+        x = params["embedding"][data["inputs"]] + params["positions"]
+        scores = (x @ params["query"]) @ jnp.swapaxes(x @ params["key"], 1, 2)
+        scores = jnp.where(mask, scores / width**0.5, jnp.finfo(x.dtype).min)
+        x = x + jax.nn.softmax(scores) @ (x @ params["values"])
+        x = x + jax.nn.gelu(x @ params["in"]) @ params["out"]
+        return catalog.cross_entropy(x @ params["head"], data["targets"])
+
+    return Problem(
+        "transformer",
+        f"one block of width {width}, parity of running sums, 128 sequences",
+        "float32",
+        init,
+        loss,
+        {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets, "int32")},
+    )
+
+
+def unseen(data_dir: Path | None) -> list[tuple[Problem, int]]:
+    """The problems, each with the number of gradients that a run may take."""
+    found = [(nist(name), 1000) for name in _MODELS]
+    found += [(physics_informed(), 300), (transformer(), 300)]
+    for name in ("cancer1", "card1", "diabetes1", "horse1"):
+        path = catalog.find_proben1(data_dir, name)
+        if path is not None:
+            found.append((catalog.proben1(path), 300))
+    return found

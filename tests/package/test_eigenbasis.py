@@ -1,0 +1,773 @@
+"""Rprop in a learned eigenbasis: the rule, what it must not break, what it promises."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from checks import VARIANTS, assert_identical, descend
+from compat import use_mesh
+from eigenbasis_reference import Eigenbasis
+from jax.sharding import NamedSharding, PartitionSpec
+from workloads import feed, gradient_stream, state_shardings, value_stream
+
+import optax_rprop
+from optax_rprop import in_eigenbasis, rprop
+from optax_rprop._rotation import carry_over
+
+NAN, INF = float("nan"), float("inf")
+STEPS = 24
+
+
+def irprop_plus(**options):
+    """The variant that needs all there is."""
+    return rprop(**{"learning_rate": 0.1, "variant": "irprop+"} | options)
+
+
+def never_turning(state, bases):
+    """The state with these bases; with a huge interval they stay."""
+    return state._replace(bases=bases, phase=jnp.full_like(state.phase, 2))
+
+
+def orthogonal(size, seed=0):
+    """A rotation at random."""
+    normal = np.random.default_rng(seed).normal(size=(size, size))
+    return jnp.asarray(np.linalg.qr(normal)[0])
+
+
+def mixed(seed=1, steps=STEPS):
+    """A leaf that is rotated and one that is not; their gradients, and losses.
+
+    One difference is enough to see all directions of a square. In those that are not
+    seen yet, rounding chooses the eigenvectors, and two programs may differ.
+    """
+    params = {
+        "matrix": jnp.ones((2, 2)),
+        "vector": jnp.ones(2),
+    }
+    grads = {
+        name: gradient_stream((steps, *leaf.shape), seed + i)
+        for i, (name, leaf) in enumerate(params.items())
+    }
+    return params, grads, value_stream(steps, seed)
+
+
+@functools.cache
+def plain_run():
+    """Parameters, state of Rprop and updates after `mixed`, without any wrapper."""
+    return jax.jit(functools.partial(feed, in_eigenbasis(irprop_plus())))(*mixed())
+
+
+@functools.cache
+def square(**options):
+    """The transformation, and its compiled update for leaves of shape (2, 2)."""
+    optimizer = in_eigenbasis(irprop_plus(), **options)
+    return optimizer, jax.jit(optimizer.update)
+
+
+# ----------------------------------------------------------------------------
+# The rule
+
+
+@pytest.mark.parametrize(
+    ("shape", "rotated", "full_matrix", "variant", "state_layout"),
+    [
+        ((3, 2), (0, 1), False, "rprop-", "split"),
+        ((3, 2), (0, 1), False, "rprop+", "packed"),
+        ((3, 2), (0, 1), False, "irprop-", "packed"),
+        ((3, 2), (0, 1), False, "irprop+", "split"),
+        # An axis of size 1, and one that is too long.
+        ((2, 1, 6), (0,), False, "irprop+", "packed"),
+        ((4,), (0,), True, "irprop+", "split"),
+    ],
+)
+def test_follows_the_transcription(
+    x64, shape, rotated, full_matrix, variant, state_layout
+):
+    """Step by step, among NaN, infinities, zeros and gradients that come twice.
+
+    Eigenvectors are not unique, so the transcription takes the package's, after a look
+    at whether they are any.
+    """
+    settings = {"learning_rate": 0.25, "eta_plus": 1.5, "variant": variant}
+    optimizer = in_eigenbasis(
+        rprop(**settings, state_layout=state_layout),
+        0.8,
+        interval=3,
+        max_size=5,
+        full_matrix=full_matrix,
+    )
+    book = Eigenbasis(shape, rotated, decay=0.8, interval=3, **settings)
+    grads = np.random.default_rng(3).normal(size=(STEPS, *shape))
+    values = np.array(value_stream(STEPS, 4))
+    grads[5], grads[8], grads[13] = NAN, 0.0, grads[12]
+    values[7], values[15] = NAN, INF
+    state = optimizer.init(jnp.zeros(shape))
+    update = jax.jit(optimizer.update)
+    turns = 0
+    for grad, value in zip(grads, values, strict=True):
+        before = state.bases
+        moves, state = update(jnp.asarray(grad), state, value=value)
+        (moments,), (bases,) = state.moments, state.bases
+        bases = {axis: np.array(bases[axis]) for axis in rotated}
+        assert [m is not None for m in moments] == [
+            i in rotated for i in range(len(shape))
+        ]
+        if book.learn(grad, value):
+            turns += 1
+            for axis, basis in bases.items():
+                np.testing.assert_allclose(
+                    basis.T @ basis, np.eye(len(basis)), atol=1e-12
+                )
+                turned = basis.T @ book.moments[axis] @ basis
+                np.testing.assert_allclose(turned, np.diag(np.diag(turned)), atol=1e-12)
+            book.turn(bases)
+        else:
+            assert_identical(state.bases, before)
+        for axis in rotated:
+            np.testing.assert_allclose(moments[axis], book.moments[axis], rtol=1e-12)
+        with np.errstate(invalid="ignore"):
+            expected = book.update(grad, value)
+        np.testing.assert_allclose(moves, expected, rtol=1e-10, atol=1e-12)
+        plain = optax_rprop.get_rprop_state(state)
+        np.testing.assert_allclose(
+            np.ravel(plain.step_sizes), book.rprop.step_sizes, rtol=1e-10
+        )
+        np.testing.assert_array_equal(
+            np.ravel(plain.prev_grad_signs), book.rprop.prev_grad_signs
+        )
+    assert turns == 7
+
+
+@pytest.mark.parametrize(
+    ("variant", "full_matrix"),
+    [(variant, variant == "irprop-") for variant in VARIANTS],
+)
+def test_with_the_true_eigenvectors_it_is_plain_rprop(x64, variant, full_matrix):
+    """On a quadratic whose Hessian they diagonalize, step by step, to rounding."""
+    scales = jnp.geomspace(1.0, 1e3, 12).reshape(4, 3)
+    bases = (orthogonal(4), orthogonal(3, 1))
+    if full_matrix:
+        scales, bases = scales.ravel(), (orthogonal(12),)
+
+    def rotate(leaf, bases):
+        for axis, basis in enumerate(bases):
+            leaf = jnp.moveaxis(jnp.tensordot(leaf, basis, (axis, 1)), -1, axis)
+        return leaf
+
+    def parallel(z):
+        return jnp.sum(scales * z**2)
+
+    def rotated(x):
+        return parallel(rotate(x, [basis.T for basis in bases]))
+
+    plain = rprop(0.1, variant=variant)
+    fixed = in_eigenbasis(plain, interval=10**6, full_matrix=full_matrix)
+    fixed = optax.GradientTransformationExtraArgs(
+        lambda params, init=fixed.init: never_turning(init(params), (bases,)),
+        fixed.update,
+    )
+    start = jnp.asarray(np.random.default_rng(2).normal(size=scales.shape))
+    expected, values = jax.jit(lambda z: descend(plain, parallel, z, 50))(start)
+    actual, rotated_values = jax.jit(lambda x: descend(fixed, rotated, x, 50))(
+        rotate(start, bases)
+    )
+    np.testing.assert_allclose(rotated_values, values, rtol=1e-6)
+    np.testing.assert_allclose(
+        actual, jax.vmap(lambda z: rotate(z, bases))(expected), atol=1e-9
+    )
+
+
+def test_does_not_see_a_rotation_of_the_problem(x64):
+    """Once a basis is learned: problem and state turned alike give the same losses."""
+    hessian = orthogonal(5) * jnp.geomspace(1.0, 1e2, 5) @ orthogonal(5).T
+    turn = orthogonal(5, 7)
+    optimizer = in_eigenbasis(irprop_plus(), full_matrix=True)
+
+    @jax.jit
+    def run(hessian, params, state):
+        def step(carry, _):
+            params, state = carry
+            value, grads = jax.value_and_grad(lambda x: x @ hessian @ x)(params)
+            updates, state = optimizer.update(grads, state, params, value=value)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(step, (params, state), length=13)
+
+    start = jnp.arange(1.0, 6.0)
+    (params, state), _ = run(hessian, start, optimizer.init(start))
+    turned = state._replace(
+        prev_grads=turn @ state.prev_grads,
+        moments=((turn @ state.moments[0][0] @ turn.T,),),
+        bases=((turn @ state.bases[0][0],),),
+    )
+    _, expected = run(hessian, params, state)
+    _, actual = run(turn @ hessian @ turn.T, turn @ params, turned)
+    assert expected[-1] < 0.1 * expected[0]
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_does_not_see_a_scale_of_the_loss():
+    """Neither in the moments, whose squares would underflow, nor in the moves."""
+    run = jax.jit(functools.partial(feed, in_eigenbasis(irprop_plus())))
+    params, values = jnp.ones((3, 2)), value_stream(STEPS, 3)
+    grads = gradient_stream((STEPS, 3, 2), 3)
+    expected = run(params, grads, values)
+    for exponent in (-80, 80):
+        scaled = grads * jnp.float32(2.0**exponent)
+        assert_identical(run(params, scaled, values), expected)
+
+
+def test_solves_what_plain_rprop_does_not(x64):
+    """A rotated valley of condition 10,000, in 100 gradients."""
+    axes = orthogonal(30)
+    roots = jnp.sqrt(jnp.geomspace(1.0, 1e4, 30))[:, None] * axes
+
+    def loss(x):
+        return jnp.sum((roots @ x) ** 2)
+
+    start = jnp.asarray(np.random.default_rng(0).normal(size=30))
+    results = {}
+    for name, optimizer in {
+        "plain": rprop(),
+        "rotated": in_eigenbasis(rprop(), full_matrix=True),
+    }.items():
+        results[name] = jax.jit(lambda x, tx=optimizer: descend(tx, loss, x, 100)[1])(
+            start
+        )
+    assert results["plain"][-1] > 1e-4 * results["plain"][0]
+    assert results["rotated"][-1] < 1e-8 * results["rotated"][0]
+
+
+def test_leaves_that_are_not_rotated_follow_plain_rprop():
+    """Vectors, scalars, axes above the size, and those of size 1, exactly."""
+    shapes = {"long": (4, 5), "row": (1, 5), "scalar": (), "vector": (3,)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    params["matrix"] = jnp.ones((5, 2))
+    grads = {
+        name: gradient_stream((STEPS, *leaf.shape), len(name))
+        for name, leaf in params.items()
+    }
+    rotated, plain = (
+        jax.jit(functools.partial(feed, optimizer))(
+            params, grads, value_stream(STEPS, 1)
+        )[2]
+        for optimizer in (in_eigenbasis(irprop_plus(), max_size=3), irprop_plus())
+    )
+    for name in shapes:
+        assert_identical(rotated[name], plain[name])
+    assert not np.array_equal(rotated["matrix"], plain["matrix"])
+
+
+def test_step_sizes_carried_over_keep_their_bounds():
+    """A mean lies between the extremes, though squares vanish and sums are rounded."""
+    step_sizes = jnp.array([1e-30, 1e-6, 50.0])
+    signs = jnp.array([1, 0, -1], "int8")
+    identity = (jnp.eye(3),)
+    turned = (orthogonal(3).astype("float32"),)
+    for new in (identity, turned):
+        carried, carried_signs = carry_over(
+            step_sizes, signs, jnp.ones(3), identity, new
+        )
+        assert np.all((carried >= step_sizes[0]) & (carried <= step_sizes[2]))
+        assert carried.dtype == step_sizes.dtype
+        assert carried_signs.dtype == signs.dtype
+    # What is left of the total is that of the large one.
+    np.testing.assert_allclose(jnp.sum(carried**2), 2500.0, rtol=1e-5)
+
+
+# ----------------------------------------------------------------------------
+# Bad numbers
+
+
+@pytest.mark.parametrize(
+    ("variant", "full_matrix"),
+    [("rprop-", False), ("rprop+", True), ("irprop+", False)],
+)
+def test_state_and_moves_stay_finite(variant, full_matrix):
+    """Whatever comes: NaN, infinities, the largest and the smallest numbers."""
+    rng = np.random.default_rng(5)
+    extremes = [NAN, INF, -INF, 3e38, -3e38, 1e-38, -1e-45, 0.0, 1.0, -1.0]
+    grads = rng.choice(extremes, (200, 3, 2), p=[0.02, 0.02, 0.02, *[0.94 / 7] * 7])
+    values = rng.choice([NAN, INF, -INF, 3e38, 0.0, 1.0, 2.0], 200)
+    optimizer = in_eigenbasis(
+        irprop_plus(variant=variant), interval=2, full_matrix=full_matrix
+    )
+
+    def step(state, grad_and_value):
+        grad, value = grad_and_value
+        updates, state = optimizer.update(grad, state, value=value)
+        return state, (updates, state)
+
+    grads, values = jnp.asarray(grads, "float32"), jnp.asarray(values, "float32")
+    _, steps = jax.jit(
+        lambda: jax.lax.scan(step, optimizer.init(grads[0]), (grads, values))
+    )()
+    for leaf in jax.tree.leaves(steps):
+        assert np.isfinite(leaf).all()
+    bases = np.asarray(steps[1].bases[0][0])
+    np.testing.assert_allclose(
+        bases.transpose(0, 2, 1) @ bases,
+        np.broadcast_to(np.eye(bases.shape[1]), bases.shape),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "value"), [(NAN, 1.0), (INF, 1.0), (2.0, NAN), (2.0, INF), (2.0, -INF)]
+)
+def test_a_bad_evaluation_teaches_nothing(bad, value):
+    """Bases, moments and the last gradient are those of the last good one."""
+    optimizer, update = square()
+    state = optimizer.init(jnp.zeros((2, 2)))
+    for grad in gradient_stream((5, 2, 2), 1):
+        _, state = update(grad, state, value=1.0)
+    grads = jnp.full((2, 2), 3.0).at[0, 1].set(bad)
+    _, after = update(grads, state, value=value)
+    assert_identical(after[1:], state[1:])
+
+
+def test_a_step_out_of_the_domain_is_taken_back_in_its_own_basis(x64):
+    """Though the bases were to turn just then; afterwards they do."""
+    optimizer, update = square(interval=2)
+    state = optimizer.init(jnp.zeros((2, 2)))
+    grads = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2)))
+    # Growing along one line, so that no sign changes.
+    for factor in (1.0, 2.0, 3.0):
+        moves, state = update(factor * grads, state, value=1.0)
+    assert state.phase == 1
+    back, outside = update(5.0 * grads, state, value=INF)
+    np.testing.assert_allclose(back, -moves, rtol=1e-12)
+    assert_identical(outside.bases, state.bases)
+    _, inside = update(4.0 * grads, outside, value=1.0)
+    assert inside.phase == 2
+
+
+def test_walks_back_into_the_domain_of_logarithms(x64):
+    """A barrier across the axes, and first steps that leave it."""
+    axes = orthogonal(3, 4)
+
+    def loss(x):
+        z = axes @ (x - 3.0) + 1.0
+        return jnp.sum(z - jnp.log(z))
+
+    @jax.jit
+    def run(learning_rate):
+        optimizer = in_eigenbasis(
+            irprop_plus(learning_rate=learning_rate), full_matrix=True
+        )
+        return descend(optimizer, loss, 3.0 + axes.T @ jnp.array([1.5, 0.5, 1.0]), 300)
+
+    for learning_rate in (0.1, 10.0):
+        _, values = run(learning_rate)
+        assert np.isnan(values).any() == (learning_rate == 10.0)
+        assert values[-1] == pytest.approx(3.0, abs=1e-9)
+
+
+def test_equal_gradients_and_none_at_all():
+    """No difference, no basis: neither a first gradient of 0 nor equal ones teach."""
+    optimizer, update = square()
+    start = optimizer.init(jnp.zeros((2, 2)))
+    state = start
+    for _ in range(4):
+        _, state = update(jnp.zeros((2, 2)), state, value=1.0)
+    assert_identical((state.bases, state.moments), (start.bases, start.moments))
+    assert state.phase == 1
+
+
+# ----------------------------------------------------------------------------
+# Trees, types, errors
+
+
+@pytest.mark.parametrize(
+    ("tree", "full_matrix"),
+    [
+        ({}, False),
+        ({}, True),
+        (None, False),
+        (((), {"a": None}), True),
+        (jnp.array(3.0), True),
+        ({"a": jnp.zeros((0, 3)), "b": jnp.ones((2, 2))}, True),
+        (({}, jnp.ones((1, 3)), None, jnp.ones((2, 1, 2))), False),
+        ({"a": 1.5, "b": np.ones((2, 2), "float32")}, False),
+        ({"a": 1.5, "b": np.ones((0, 2), "float32")}, False),
+    ],
+)
+def test_trees_of_any_kind(tree, full_matrix):
+    """Structure and shapes are kept; the first step is along the signs."""
+    optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
+    state = optimizer.init(tree)
+    assert jax.tree.structure(jax.eval_shape(optimizer.init, tree)) == (
+        jax.tree.structure(state)
+    )
+    updates, state = jax.jit(optimizer.update)(tree, state, tree, value=1.0)
+    expected = jax.tree.map(lambda leaf: -0.1 * jnp.sign(leaf), tree)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), updates, expected
+    )
+
+
+@pytest.mark.parametrize("full_matrix", [False, True])
+def test_dtypes(x64, full_matrix):
+    """float64 for float64 alone; updates as the gradients; stable under `scan`."""
+    dtypes = ("float16", "bfloat16", "float32", "float64")
+    trees = [{dtype: jnp.ones((2, 2), dtype) for dtype in dtypes}]
+    trees += [{dtype: jnp.ones((2, 2), dtype)} for dtype in dtypes]
+    optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
+    for params in trees:
+        state = optimizer.init(params)
+        kept = {
+            leaf.dtype.name for leaf in jax.tree.leaves((state.bases, state.moments))
+        }
+        expected = {"float64" if dtype == "float64" else "float32" for dtype in params}
+        assert kept == ({max(expected)} if full_matrix else expected)
+
+        def step(state, _, params=params):
+            return optimizer.update(params, state, value=1.0)[::-1]
+
+        _, updates = jax.eval_shape(
+            lambda state, step=step: jax.lax.scan(step, state, length=3), state
+        )
+        assert {name: leaf.dtype.name for name, leaf in updates.items()} == {
+            dtype: dtype for dtype in params
+        }
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: in_eigenbasis(rprop), TypeError, "inner must be a gradient"),
+        (lambda: in_eigenbasis(rprop(), "0.9"), TypeError, "decay must be a real"),
+        (
+            lambda: in_eigenbasis(rprop(), 0.0),
+            ValueError,
+            r"decay must lie in \(0, 1\]",
+        ),
+        (
+            lambda: in_eigenbasis(rprop(), 1.01),
+            ValueError,
+            r"decay must lie in \(0, 1\]",
+        ),
+        (
+            lambda: in_eigenbasis(rprop(), interval=2.0),
+            TypeError,
+            "interval must be an",
+        ),
+        (lambda: in_eigenbasis(rprop(), interval=0), ValueError, "interval must be at"),
+        (lambda: in_eigenbasis(rprop(), max_size=0), ValueError, "max_size must be at"),
+        (
+            lambda: in_eigenbasis(rprop(), max_size=True),
+            TypeError,
+            "max_size must be an",
+        ),
+        (
+            lambda: in_eigenbasis(rprop(), full_matrix=True).init(jnp.ones(1025)),
+            ValueError,
+            "at most max_size=1024 coordinates for full_matrix=True, got 1025",
+        ),
+        (
+            lambda: in_eigenbasis(optax.adam(0.1)).init(jnp.ones(2)),
+            ValueError,
+            "one state of Rprop, got 0",
+        ),
+        (
+            lambda: in_eigenbasis(optax.chain(rprop(), rprop())).init(jnp.ones(2)),
+            ValueError,
+            "one state of Rprop, got 2",
+        ),
+        (
+            lambda: in_eigenbasis(optax.masked(rprop(), (True, False))).init(
+                (jnp.ones(2), jnp.ones(3))
+            ),
+            ValueError,
+            "around `in_eigenbasis`, not inside",
+        ),
+        (
+            lambda: in_eigenbasis(rprop()).init(jnp.ones(2, "int32")),
+            TypeError,
+            "params must have a real floating dtype",
+        ),
+        (
+            lambda: in_eigenbasis(rprop()).update(jnp.ones(2), optax.EmptyState()),
+            TypeError,
+            "state must be an EigenbasisState",
+        ),
+        (
+            lambda: in_eigenbasis(rprop()).update(
+                jnp.ones((2, 3)), in_eigenbasis(rprop()).init(jnp.ones((3, 2)))
+            ),
+            ValueError,
+            "updates must have the shape of its parameter",
+        ),
+        (
+            lambda: in_eigenbasis(irprop_plus()).update(
+                jnp.ones((2, 2)), in_eigenbasis(irprop_plus()).init(jnp.ones((2, 2)))
+            ),
+            ValueError,
+            "needs `value`",
+        ),
+    ],
+)
+def test_errors_say_what_to_do(call, error, message):
+    """Which argument, what came, what was expected."""
+    with pytest.raises(error, match=message):
+        call()
+
+
+# ----------------------------------------------------------------------------
+# What Optax and JAX expect
+
+
+def test_scan_loop_and_resumed_run_are_one(tmp_path):
+    """Bit for bit, also after the state went through a file."""
+    params, grads, values = mixed()
+    expected = plain_run()
+    optimizer = in_eigenbasis(irprop_plus())
+    update = jax.jit(optimizer.update)
+    state = optimizer.init(params)
+    updates = []
+    for i in range(STEPS):
+        if i == STEPS // 2:
+            leaves, treedef = jax.tree.flatten(state)
+            np.savez(tmp_path / "state.npz", *leaves)
+            saved = np.load(tmp_path / "state.npz")
+            state = treedef.unflatten([saved[f"arr_{j}"] for j in range(len(leaves))])
+        step_grads = jax.tree.map(lambda leaf, i=i: leaf[i], grads)
+        moves, state = update(step_grads, state, value=values[i])
+        updates.append(moves)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates)
+    assert_identical(stacked, expected[2])
+    assert_identical(optax_rprop.get_rprop_state(state), expected[1])
+    assert update._cache_size() <= 2  # NumPy arrays may count as another signature.
+
+
+def test_flax_serialization():
+    """Restored into what `init` returns, bit for bit."""
+    serialization = pytest.importorskip("flax.serialization")
+    optimizer, update = square()
+    state = start = optimizer.init(jnp.zeros((2, 2)))
+    for grads in gradient_stream((3, 2, 2), 1):
+        _, state = update(grads, state, value=1.0)
+    restored = serialization.from_bytes(start, serialization.to_bytes(state))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert_identical(restored, state)
+
+
+def test_models_under_vmap():
+    """Each with settings of its own, as it does alone."""
+    models = 5
+    grads = gradient_stream((models, STEPS, 2, 2), 5)
+    values = jnp.stack([value_stream(STEPS, seed) for seed in range(models)])
+
+    def run(learning_rate, decay, grads, values):
+        optimizer = in_eigenbasis(irprop_plus(learning_rate=learning_rate), decay)
+        return feed(optimizer, jnp.ones((2, 2)), grads, values)
+
+    arguments = (
+        jnp.geomspace(1e-3, 1, models),
+        jnp.linspace(0.5, 1, models),
+        grads,
+        values,
+    )
+    together = jax.jit(jax.vmap(run))(*arguments)
+    alone = jax.jit(lambda arguments: jax.lax.map(lambda a: run(*a), arguments))(
+        arguments
+    )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        together,
+        alone,
+    )
+
+
+def test_donated_buffers():
+    """No two fields share an array, and none is the caller's."""
+    optimizer = in_eigenbasis(irprop_plus())
+    params, grads, _ = mixed()
+    state = optimizer.init(params)
+    grads = jax.tree.map(lambda leaf: leaf[0], grads)
+    pointers = [
+        leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state))
+    ]
+    assert len(set(pointers)) == len(pointers)
+    update = jax.jit(optimizer.update, donate_argnums=1)
+    for _ in range(2):
+        _, state = update(grads, state, value=1.0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_hyperparameters_may_be_injected():
+    """The decay, or those of the inner Rprop; constants change nothing."""
+    params, grads, values = mixed()
+    outer = optax.inject_hyperparams(
+        in_eigenbasis, static_args=("interval", "max_size")
+    )
+    inner = optax.inject_hyperparams(rprop)(0.1, variant="irprop+")
+    for optimizer in (outer(irprop_plus(), 0.9), in_eigenbasis(inner)):
+        actual = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
+        assert_identical(actual, plain_run())
+    with pytest.raises(TypeError, match='name "interval" in its static_args'):
+        optax.inject_hyperparams(in_eigenbasis)(rprop()).init(params)
+
+
+def test_behind_and_before_other_transformations():
+    """A scale behind it, and gradients averaged before it."""
+    params, grads, values = mixed()
+    _, plain_state, plain_updates = plain_run()
+    chained = optax.chain(in_eigenbasis(irprop_plus()), optax.scale(0.5))
+    windows = optax.MultiSteps(chained, 2)
+    twice = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), grads)
+    with jax.numpy_dtype_promotion("standard"):  # The accumulator mixes dtypes.
+        _, state, updates = jax.jit(functools.partial(feed, windows))(
+            params, twice, jnp.repeat(values, 2)
+        )
+    assert_identical(state, plain_state)
+    assert_identical(
+        jax.tree.map(lambda leaf: leaf[1::2], updates),
+        jax.tree.map(lambda leaf: leaf * 0.5, plain_updates),
+    )
+
+
+def test_in_groups_of_parameters():
+    """Each group follows its own rule."""
+    params, grads, values = mixed()
+    groups = {"rotated": in_eigenbasis(irprop_plus()), "frozen": optax.set_to_zero()}
+    labels = {"matrix": "rotated", "vector": "frozen"}
+    optimizer = optax.partition(groups, labels)
+    _, _, updates = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
+    assert not np.any(updates["vector"])
+    # Turns depend on whether any gradient differs, and here all do.
+    assert_identical(updates["matrix"], plain_run()[2]["matrix"])
+
+
+@pytest.mark.parametrize("full_matrix", [False, True])
+def test_state_is_read_by_diagnostics_and_by_optax(full_matrix):
+    """Step sizes, shadows of parameters, and no field taken for another."""
+    optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
+    params, grads, _ = mixed()
+    state = optimizer.init(params)
+    _, state = jax.jit(optimizer.update)(
+        jax.tree.map(lambda leaf: leaf[0], grads), state, value=1.0
+    )
+    assert optax_rprop.diagnostics(state).largest_step_size == jnp.float32(0.1)
+    names = optax_rprop.diagnostics_by_leaf(state)
+    assert list(names) == ([""] if full_matrix else [f"['{name}']" for name in params])
+    kinds = optax.tree.map_params(
+        optimizer,
+        lambda leaf, param: leaf.shape == param.shape,
+        state,
+        params,
+        transform_non_params=lambda _: None,
+    )
+    # Step sizes, signs and the last gradient, in the shapes of the parameters.
+    shadows = 0 if full_matrix else 3 * len(params)
+    assert jax.tree.leaves(kinds) == [True] * shadows
+    for name in ("value", "grad", "count"):
+        assert optax.tree.get(state, name) is None
+
+
+def test_parameters_do_not_reach_the_inner_transformation():
+    """They are in other coordinates, so weight decay inside is refused."""
+    inner = optax.chain(optax.add_decayed_weights(0.1), irprop_plus())
+    optimizer = in_eigenbasis(inner)
+    params = jnp.ones((2, 2))
+    with pytest.raises(ValueError, match="params"):
+        optimizer.update(params, optimizer.init(params), params, value=1.0)
+
+
+def test_debugging_aids_find_nothing():
+    """No NaN or infinity on the way, no tracer left behind, no rank promoted."""
+    optimizer = in_eigenbasis(irprop_plus(), interval=2)
+    params = jnp.ones((2, 2))
+    grads = gradient_stream((3, 2, 2), 2)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        state = optimizer.init(params)
+        for grad in grads:
+            _, state = optimizer.update(grad, state, value=1.0)
+    with jax.checking_leaks(), jax.numpy_rank_promotion("raise"):
+        run = functools.partial(feed, optimizer)
+        jax.eval_shape(jax.jit(run), params, grads, jnp.ones(3))
+
+
+# ----------------------------------------------------------------------------
+# Devices
+
+
+def test_lowers_for_devices_that_are_not_there():
+    """A whole step, with the eigenproblem of each."""
+    params, grads, _ = mixed()
+    optimizer = in_eigenbasis(irprop_plus())
+    grads = jax.tree.map(lambda leaf: leaf[0], grads)
+
+    @jax.jit
+    def update(grads, state, value):
+        return optimizer.update(grads, state, value=value)
+
+    traced = update.trace(grads, optimizer.init(params), jnp.array(1.0))
+    for platform in ("tpu", "cuda", "rocm"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "lapack" not in text
+        # In full precision, where a device would take less.
+        assert "precision = [HIGHEST, HIGHEST]" in text
+        assert "precision = [DEFAULT" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "full_matrix"), [("Auto", False), ("Explicit", False), ("Explicit", True)]
+)
+def test_sharded_run_follows_the_unsharded(x64, kind, full_matrix):
+    """Where types carry shardings, all lies as before, and the bases everywhere."""
+    if kind == "Explicit" and not hasattr(jax.sharding, "reshard"):
+        pytest.skip("Explicit axes of this version of JAX are not complete")
+    axis_type = getattr(jax.sharding.AxisType, kind)
+    devices = jax.devices("cpu")[:4]
+    mesh = jax.make_mesh(
+        (2, 2), ("data", "model"), axis_types=(axis_type,) * 2, devices=devices
+    )
+    shardings = {
+        "matrix": NamedSharding(mesh, PartitionSpec("data", "model")),
+        "vector": NamedSharding(mesh, PartitionSpec("model")),
+    }
+    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
+    rng = np.random.default_rng(6)
+    stream = [
+        {
+            name: jnp.asarray(rng.normal(size=leaf.shape))
+            for name, leaf in params.items()
+        }
+        for _ in range(9)
+    ]
+    optimizer = in_eigenbasis(irprop_plus(), interval=3, full_matrix=full_matrix)
+
+    def run(params, stream):
+        state = optimizer.init(params)
+        update = jax.jit(optimizer.update)
+        for grads in stream:
+            updates, state = update(grads, state, value=jnp.array(1.0))
+        return updates, state
+
+    expected = run(params, stream)
+    with use_mesh(mesh):
+        params = jax.device_put(params, shardings)
+        updates, state = run(params, jax.device_put(stream, [shardings] * len(stream)))
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9),
+            (updates, state),
+            expected,
+        )
+        if kind == "Explicit":
+            trees = [updates]
+            if not full_matrix:
+                trees += [state.prev_grads, state.inner_state[0].step_sizes]
+            for tree in trees:
+                for name, leaf in tree.items():
+                    assert leaf.sharding.is_equivalent_to(shardings[name], leaf.ndim)
+            for leaf in jax.tree.leaves(state.bases):
+                assert leaf.sharding.is_fully_replicated
+        if not full_matrix:
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            found = state_shardings(optimizer, params, everywhere)
+            assert found.prev_grads == shardings
+            assert found.bases == everywhere
