@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-Variant = Literal["rprop-", "rprop+", "irprop-", "irprop+"]
+Variant = Literal["rprop-", "irprop-", "rprop+", "irprop+"]
 
 
 class RpropMinus(NamedTuple):

@@ -55,8 +55,16 @@ class Eigenbasis:
         step_sizes = np.sqrt(weights @ squares)
         signs = np.sign(new.T @ self.old_grad.ravel())
         signs[weights @ remembered <= 0.5 * (weights @ squares)] = 0
+        undone = [c.reduced_from is not None for c in self.rprop.coordinates]
+        undone = weights @ (squares * undone) > 0.5 * (weights @ squares)
+        signs[undone] = 0
         for i, coordinate in enumerate(self.rprop.coordinates):
-            coordinate.step_size = step_sizes[i]
+            coordinate.step_size, coordinate.reduced_from = step_sizes[i], None
+            if undone[i]:
+                coordinate.reduced_from = step_sizes[i]
+                coordinate.step_size = max(
+                    self.rprop.eta_minus * step_sizes[i], self.rprop.min_step_size
+                )
             coordinate.prev_grad = signs[i]
             coordinate.prev_update = -signs[i] * step_sizes[i]
         self.bases = bases

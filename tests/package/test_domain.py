@@ -115,6 +115,25 @@ def test_rprop_plus_goes_back_where_all_gradients_are_nan(x64, loss, state_layou
     assert not (outside[..., 1:] & outside[..., :-1]).any()
 
 
+@pytest.mark.parametrize("loss", [polytope, gaussian_process])
+def test_in_an_eigenbasis_too(x64, loss):
+    """A step is taken back in the basis in which it was made."""
+
+    def wrapped(data, learning_rate):
+        optimizer = optax_rprop.in_eigenbasis(
+            optax_rprop.rprop(learning_rate, **SETTINGS, variant="irprop+"),
+            full_matrix=True,
+        )
+        start = jnp.zeros(SIZE)
+        return descend(optimizer, functools.partial(loss, data), start, STEPS)[1]
+
+    over_problems = jax.jit(jax.vmap(jax.vmap(wrapped, (None, 0)), (0, None)))
+    values = over_problems(problems("float64"), jnp.array(FIRST_STEPS[-3:]))
+    outside = ~np.isfinite(values)
+    assert outside[:, -1].any()
+    assert not (outside[..., 1:] & outside[..., :-1]).any()
+
+
 @each_layout
 def test_the_next_point_is_the_last_one_inside(x64, state_layout):
     """Bit for bit, where no rounding interferes: steps and points of powers of two."""

@@ -278,6 +278,20 @@ def test_step_sizes_carried_over_keep_their_bounds():
     np.testing.assert_allclose(jnp.sum(carried**2), 2500.0, rtol=1e-5)
 
 
+def test_a_step_size_that_is_to_shrink_shrinks_after_a_turn():
+    """Where most of a direction was taken back; and nothing is remembered there."""
+    codes = jnp.array([2, -2, 1], "int8")
+    identity = (jnp.eye(3),)
+    swapped = (jnp.eye(3)[:, ::-1],)
+    _, carried = carry_over(jnp.ones(3), codes, jnp.ones(3), identity, swapped)
+    np.testing.assert_array_equal(carried, [1, 2, 2])
+    # A direction with equal parts of the first and the last is in two minds.
+    half = jnp.sqrt(0.5)
+    mixed = (jnp.array([[half, 0, half], [0, 1, 0], [half, 0, -half]]),)
+    _, carried = carry_over(jnp.ones(3), codes, jnp.ones(3), identity, mixed)
+    assert carried[1] == 2
+
+
 # ----------------------------------------------------------------------------
 # Bad numbers
 
@@ -466,6 +480,13 @@ def test_dtypes(x64, full_matrix):
             lambda: in_eigenbasis(rprop(), full_matrix=True).init(jnp.ones(1025)),
             ValueError,
             "at most max_size=1024 coordinates for full_matrix=True, got 1025",
+        ),
+        (
+            lambda: in_eigenbasis(rprop(eta_plus=2.0, state_layout="byte")).init(
+                jnp.ones(2)
+            ),
+            ValueError,
+            'state_layout="split" or "packed", got "byte"',
         ),
         (
             lambda: in_eigenbasis(optax.adam(0.1)).init(jnp.ones(2)),
