@@ -13,12 +13,11 @@ from benchmarks.common.results import Frame
 from benchmarks.common.tables import in_order, markdown, number, pivot, report
 from benchmarks.minibatch import batch_size_report, pictures
 from benchmarks.minibatch.methods import OURS
+from benchmarks.minibatch.problems import DEVELOPED_ON
 from benchmarks.minibatch.train import STEPS
 
 RESULTS = Path(__file__).parent / "results"
 ADAM = "Adam"
-# Where our settings were chosen, by validation error; the others were not looked at.
-DEVELOPED_ON = ("digits", "friedman1", "shells", "building1", "clusters")
 LEVEL = 0.05
 # How often pure noise is resolved at the default threshold and decay: the table of the
 # sign test has its inverse.
@@ -104,6 +103,22 @@ def summary(folder: Path = RESULTS) -> str:
         title = f"ours better / undecided / worse, {name}"
         table[title] = cells.where(cells.index != OURS, "")
     return markdown(pd.DataFrame(table))
+
+
+def precision(folder: Path = RESULTS) -> str:
+    """Test errors with statistics of either dtype; means of differences in pairs."""
+    rows = results.read(folder, "precision")
+    table = {}
+    for (problem, size), part in rows.groupby(["problem", "batch"], sort=False):
+        wide = part.pivot(index="run", columns="optimizer", values="test_error")
+        change = wide["bfloat16"] - wide["float32"]
+        table[f"{problem}, {size}"] = {
+            "float32": f"{wide['float32'].mean():.2f}",
+            "bfloat16": f"{wide['bfloat16'].mean():.2f}",
+            "difference": f"{change.mean():+.2f}",
+            "its standard error": f"{change.sem():.2f}",
+        }
+    return markdown(pd.DataFrame(table).T)
 
 
 def one_setting(folder: Path = RESULTS) -> str:
@@ -300,6 +315,7 @@ SHOWN = (
     functools.partial(errors, "last_test_error"),
     grids,
     ablations,
+    precision,
     signs,
     inside,
     stopping,

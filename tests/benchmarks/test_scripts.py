@@ -18,7 +18,7 @@ from benchmarks.common import optimizers, pytorch  # noqa: E402
 SCRIPTS = {
     "speed": ("step", "loop"),
     "full_batch": ("insensitivity", "rivals"),
-    "minibatch": ("run", "batch_size"),
+    "minibatch": ("run", "batch_size", "precision"),
     "classics": ("encoders",),
 }
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
