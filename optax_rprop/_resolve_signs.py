@@ -154,8 +154,8 @@ def resolve_signs(
         forgets.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and
         in float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
-        together, rounded to three digits; test errors stay within their standard
-        errors, see ``benchmarks/minibatch``.
+        together, rounded to three digits; in ten contests test errors differ by less
+        than two standard errors, see ``benchmarks/minibatch``.
 
     Returns:
       The gradient transformation. Its state is a `ResolveSignsState`, or, in
