@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_rprop._layouts import LAYOUTS
+from optax_rprop._layouts.interface import Layout
 from optax_rprop._layouts.split import RpropState
 from optax_rprop._rotation import gathered
 
@@ -37,6 +38,27 @@ def _is_rprop_state(node: Any) -> bool:
     return isinstance(node, _STATE_TYPES)
 
 
+def _find(opt_state: Any) -> tuple[Any, Layout]:
+    nodes, _ = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_rprop_state)
+    found = [(path, node) for path, node in nodes if _is_rprop_state(node)]
+    if not found:
+        raise ValueError(
+            "opt_state must hold a state of Rprop, got none in"
+            f" {jax.tree.structure(opt_state)}."
+        )
+    if len(found) > 1:
+        paths = ", ".join("opt_state" + jax.tree_util.keystr(path) for path, _ in found)
+        raise ValueError(
+            f"opt_state must hold one state of Rprop, got {len(found)}: {paths}. Pass"
+            " one of them."
+        )
+    ((_, state),) = found
+    (layout,) = (
+        layout for layout in LAYOUTS.values() if type(state) is layout.state_type
+    )
+    return state, layout
+
+
 def get_rprop_state(opt_state: Any) -> RpropState:
     """Find the state of Rprop in an optimizer's state, whatever its layout.
 
@@ -62,23 +84,7 @@ def get_rprop_state(opt_state: Any) -> RpropState:
       >>> print(plain.step_sizes["w"], plain.prev_grad_signs["w"])
       [0.25 0.25] [ 1 -1]
     """
-    nodes, _ = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_rprop_state)
-    found = [(path, node) for path, node in nodes if _is_rprop_state(node)]
-    if not found:
-        raise ValueError(
-            "opt_state must hold a state of Rprop, got none in"
-            f" {jax.tree.structure(opt_state)}."
-        )
-    if len(found) > 1:
-        paths = ", ".join("opt_state" + jax.tree_util.keystr(path) for path, _ in found)
-        raise ValueError(
-            f"opt_state must hold one state of Rprop, got {len(found)}: {paths}. Pass"
-            " one of them."
-        )
-    ((_, state),) = found
-    (layout,) = (
-        layout for layout in LAYOUTS.values() if type(state) is layout.state_type
-    )
+    state, layout = _find(opt_state)
     trees = [getattr(state, name) for name in layout.parameter_fields]
     leaves, treedef = jax.tree.flatten(trees[0])
     memories = zip(leaves, *map(jax.tree.leaves, trees[1:]), strict=True)
@@ -95,11 +101,17 @@ def _remembered(codes: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(codes) == 2, 0, codes).astype(jnp.int8)
 
 
+def _spacing(opt_state: Any) -> jax.typing.ArrayLike:
+    state, layout = _find(opt_state)
+    return layout.spacing(state)
+
+
 def _summarize(
     step_sizes: list[jax.Array],
     signs: list[jax.Array],
     min_step_size: jax.typing.ArrayLike,
     max_step_size: jax.typing.ArrayLike,
+    spacing: jax.typing.ArrayLike,
 ) -> RpropDiagnostics:
     dtype = jnp.result_type(float)
 
@@ -108,9 +120,19 @@ def _summarize(
         whole = map(gathered, leaves)
         return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in whole])
 
-    # A bound is compared as it is stored: 1e-6 in float32 is not 1e-6 in float64.
-    at_min = [leaf <= jnp.asarray(min_step_size, leaf.dtype) for leaf in step_sizes]
-    at_max = [leaf >= jnp.asarray(max_step_size, leaf.dtype) for leaf in step_sizes]
+    # A bound is compared as it is stored: 1e-6 in float32 is not 1e-6 in float64. No
+    # step size is nearer to it than the last one within, but for rounding.
+    def reach(leaf: jax.Array) -> jax.Array:
+        return jnp.maximum(1.0, 0.9999 * jnp.asarray(spacing)).astype(leaf.dtype)
+
+    at_min = [
+        leaf <= jnp.asarray(min_step_size, leaf.dtype) * reach(leaf)
+        for leaf in step_sizes
+    ]
+    at_max = [
+        leaf >= jnp.asarray(max_step_size, leaf.dtype) / reach(leaf)
+        for leaf in step_sizes
+    ]
     all_step_sizes = gather(step_sizes)
     return RpropDiagnostics(
         smallest_step_size=jnp.min(all_step_sizes),
@@ -172,7 +194,9 @@ def diagnostics(
     if not any(leaf.size for leaf in step_sizes):
         raise ValueError("opt_state must hold at least one step size, got none.")
     signs = jax.tree.leaves(state.prev_grad_signs)
-    return _summarize(step_sizes, signs, min_step_size, max_step_size)
+    return _summarize(
+        step_sizes, signs, min_step_size, max_step_size, _spacing(opt_state)
+    )
 
 
 def diagnostics_by_leaf(
@@ -206,11 +230,12 @@ def diagnostics_by_leaf(
       ['w'] 0.25
     """
     state = get_rprop_state(opt_state)
+    spacing = _spacing(opt_state)
     named, _ = jax.tree_util.tree_flatten_with_path(state.step_sizes)
     signs = jax.tree.leaves(state.prev_grad_signs)
     return {
         jax.tree_util.keystr(path): _summarize(
-            [step_sizes], [leaf_signs], min_step_size, max_step_size
+            [step_sizes], [leaf_signs], min_step_size, max_step_size, spacing
         )
         for (path, step_sizes), leaf_signs in zip(named, signs, strict=True)
         if step_sizes.size

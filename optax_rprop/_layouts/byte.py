@@ -153,5 +153,6 @@ LAYOUT = Layout(
     advance=_advance,
     moves=_moves,
     read=_read,
+    spacing=lambda state: jnp.max(jnp.exp2(state.lattice.log2_base)),
     write=None,
 )

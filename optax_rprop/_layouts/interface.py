@@ -40,6 +40,8 @@ class Layout(NamedTuple):
       moves: Fields, context and a dtype to the update that the fields encode, in this
         dtype, to be subtracted from the parameters.
       read: Fields and the state to step sizes and codes.
+      spacing: The state to the factor between neighbouring step sizes: where it is not
+        1, they may end short of their bounds.
       write: Step sizes and codes to fields; None if the layout holds only the step
         sizes that it comes to by itself.
     """
@@ -54,6 +56,7 @@ class Layout(NamedTuple):
     advance: Callable[[Fields, Decision, Any], Fields]
     moves: Callable[[Fields, Any, Any], jax.Array]
     read: Callable[[Fields, Any], tuple[jax.Array, jax.Array]]
+    spacing: Callable[[Any], jax.typing.ArrayLike]
     write: Callable[[jax.Array, jax.Array], Fields] | None
 
 

@@ -134,5 +134,6 @@ LAYOUT = Layout(
     advance=_advance,
     moves=_moves,
     read=lambda fields, state: (_step_sizes(fields), _codes(fields)),
+    spacing=lambda state: 1.0,
     write=_encode,
 )

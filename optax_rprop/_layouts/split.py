@@ -81,5 +81,6 @@ LAYOUT = Layout(
     advance=_advance,
     moves=_moves,
     read=lambda fields, state: (fields[0], fields[1]),
+    spacing=lambda state: 1.0,
     write=lambda step_sizes, codes: (step_sizes, codes.astype(jnp.int8)),
 )

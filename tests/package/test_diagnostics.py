@@ -113,6 +113,26 @@ def test_plain_state_is_read_as_it_is(state_layout):
     assert_identical(optax_rprop.get_rprop_state(plain), plain)
 
 
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_bounds_between_the_levels_of_a_byte(factor):
+    """A step size that cannot come nearer to its bound is at it."""
+    bounds = {"min_step_size": 0.3 * factor, "max_step_size": 5.0 * factor}
+    optimizer = optax_rprop.rprop(
+        factor, eta_plus=2.0, variant="rprop-", state_layout="byte", **bounds
+    )
+    state = optimizer.init(jnp.zeros(3))
+    for sign in (1.0, -1.0, 1.0, -1.0):
+        _, state = optimizer.update(jnp.array([1.0, sign, 0.0]), state)
+    found = optax_rprop.diagnostics(state, **bounds)
+    assert (found.smallest_step_size, found.largest_step_size) == (
+        0.5 * factor,
+        4.0 * factor,
+    )
+    np.testing.assert_allclose(
+        (found.fraction_at_min, found.fraction_at_max), 1 / 3, rtol=1e-6
+    )
+
+
 @each_layout
 def test_restored_state(state_layout):
     """A state whose leaves are NumPy's, as serializers return them."""
