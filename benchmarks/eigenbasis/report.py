@@ -160,7 +160,7 @@ def _shown(percents: list[float]) -> str:
     return "" if math.isnan(percents[0]) else " / ".join(f"{x:.0f}" for x in percents)
 
 
-def profiles(tolerance: str, by: int = EVALUATIONS, folder: Path = RESULTS) -> str:
+def profiles(tolerance: str, by: int, folder: Path = RESULTS) -> str:
     """Cheapest / within twice the cheapest / solved, tuned and not, %."""
     runs = load(folder, tolerance)
     # SOAP's time is that of PyTorch and of carrying gradients over to it.
@@ -296,7 +296,7 @@ def valley_picture(folder: Path = RESULTS) -> Figure:
 
 SHOWN = (
     headline,
-    *(functools.partial(profiles, tolerance) for tolerance in TOLERANCES),
+    *(functools.partial(profiles, tolerance, EVALUATIONS) for tolerance in TOLERANCES),
     functools.partial(profiles, TOLERANCES[1], SECONDS),
     functools.partial(first_steps, TOLERANCES[1]),
     *(functools.partial(evaluations, group, TOLERANCES[1]) for group in GROUPS),
