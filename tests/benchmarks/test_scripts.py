@@ -101,6 +101,7 @@ def test_without_torch(monkeypatch, capsys):
         ("speed", "step", ["--sizes", "many"], "such as 1000 or 1e3, got 'many'"),
         ("speed", "loop", ["--rounds", "1"], "--rounds: must be at least 2"),
         ("full_batch", "insensitivity", ["--runs", "0"], "must be at least 1, got 0"),
+        ("eigenbasis", "studies", ["--only", "speed"], "invalid choice: 'speed'"),
         ("minibatch", "run", ["--runs", "1"], "--runs: must be at least 2, got 1"),
         ("classics", "proben1", [], "required: --data-dir"),
     ],
