@@ -1,16 +1,12 @@
-"""What each part of the rule does, what a step costs, and mini-batches.
+"""What each part of the rule does, what a step costs, mini-batches, and a picture.
 
-``python studies.py ablation``, ``cost``, ``minibatch`` or ``valley`` writes the file of
-that name.
 The ablation replaces one function of the package at a time.
 """
 
-import csv
 import functools
 import statistics
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -18,14 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from run import HERE, in_eigenbasis, irprop_plus
+import tqdm
 
 import optax_rprop
+from benchmarks.common import cli
+from benchmarks.common.optimizers import Optimizer
+from benchmarks.common.problems import Problem, digits
+from benchmarks.common.results import Study
+from benchmarks.eigenbasis.run import (
+    FULL_MATRIX,
+    LBFGS,
+    PLAIN,
+    in_eigenbasis,
+    irprop_plus,
+)
+from benchmarks.full_batch import functions, models
+from benchmarks.full_batch.descend import Runner
 from optax_rprop import _basis, _rotation
-
-import problems as catalog  # isort: skip
-from contenders import Contender, Runner  # isort: skip
-
 
 # --- Ablation ----------------------------------------------------------------
 
@@ -46,8 +51,9 @@ def _float32(moments: Any) -> Any:
 
 
 def _signs_forgotten(*arguments: Any) -> Any:
-    step_sizes, signs = _rotation.carry_over(*arguments)
-    return step_sizes, jnp.zeros_like(signs)
+    """All but that an update was taken back, which is no sign."""
+    step_sizes, codes = _rotation.carry_over(*arguments)
+    return step_sizes, jnp.where(jnp.abs(codes) == 1, jnp.zeros_like(codes), codes)
 
 
 def _step_sizes_kept(step_sizes: Any, *rest: Any) -> Any:
@@ -65,111 +71,134 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def ablation() -> Iterator[dict[str, Any]]:
+def ablation_problems(*, quick: bool) -> list[tuple[str, Problem]]:
+    """Each with the kind of basis."""
+    if quick:
+        return [("full matrix", functions.beale())]
+    return [
+        *(
+            ("full matrix", problem)
+            for problem in (
+                functions.quadratic(rotated=True),
+                functions.peaks(),
+                models.logistic("wine", standardized=False),
+                functions.rosenbrock(),
+            )
+        ),
+        ("Kronecker", models.deep_sigmoid()),
+        ("Kronecker", digits(512)),
+    ]
+
+
+def ablation(study: Study, *, quick: bool) -> None:
     """Median evaluations to the tolerance 1e-4, of two starts and two first steps."""
-    jax.config.update("jax_enable_x64", True)
-    chosen = {
-        "full matrix": [
-            catalog.quadratic(rotated=True),
-            catalog.peaks(),
-            catalog.logistic("wine", standardized=False),
-            catalog.rosenbrock(),
-        ],
-        "Kronecker": [catalog.deep_sigmoid(), catalog.digits(512)],
+    for kind, problem in ablation_problems(quick=quick):
+        if not study.has(kind, problem.name):
+            where = {"kind": kind, "problem": problem.name}
+            study.add([where | row for row in ablated(kind, problem, quick=quick)])
+
+
+def ablated(kind: str, problem: Problem, *, quick: bool) -> Iterator[dict[str, Any]]:
+    """A row a change."""
+    traces: dict[str, list[Any]] = {}
+    for name, (options, patches) in list(CHANGES.items())[:: 9 if quick else 1]:
+        factory = functools.partial(
+            in_eigenbasis, full_matrix=kind == "full matrix", **options
+        )
+        with mock.patch.dict(vars(_basis), patches):
+            optimizer = Optimizer(name, factory)
+            runner = Runner(problem, optimizer, 30 if quick else 300, watch=False)
+        traces[name] = [
+            (run, runner(rate, run).trace) for rate in (1e-3, 0.1) for run in (0, 1)
+        ]
+    lowest = {
+        run: min(
+            np.nanmin(trace.losses)
+            for runs in traces.values()
+            for at, trace in runs
+            if at == run
+        )
+        for run in (0, 1)
     }
-    for kind, problems in chosen.items():
-        for problem in problems:
-            traces: dict[str, list[Any]] = {}
-            for name, (options, patches) in CHANGES.items():
-                factory = functools.partial(
-                    in_eigenbasis, full_matrix=kind == "full matrix", **options
-                )
-                with mock.patch.dict(vars(_basis), patches):
-                    runner = Runner(problem, Contender(name, factory, ""), 300)
-                traces[name] = [
-                    (seed, runner(rate, seed).trace)
-                    for rate in (1e-3, 0.1)
-                    for seed in (0, 1)
-                ]
-            lowest = {
-                seed: min(
-                    np.nanmin(trace.losses)
-                    for runs in traces.values()
-                    for at, trace in runs
-                    if at == seed
-                )
-                for seed in (0, 1)
-            }
-            for name, runs in traces.items():
-                costs = [
-                    np.flatnonzero(
-                        trace.losses
-                        <= lowest[seed] + 1e-4 * (trace.losses[0] - lowest[seed])
-                    )
-                    for seed, trace in runs
-                ]
-                reached = [int(cost[0]) + 1 for cost in costs if cost.size]
-                yield {
-                    "kind": kind,
-                    "problem": problem.name,
-                    "change": name,
-                    "evaluations": statistics.median(reached) if reached else "",
-                    "solved": f"{len(reached)} of {len(runs)}",
-                }
+    for name, runs in traces.items():
+        costs = [
+            np.flatnonzero(
+                trace.losses <= lowest[run] + 1e-4 * (trace.losses[0] - lowest[run])
+            )
+            for run, trace in runs
+        ]
+        reached = [int(cost[0]) + 1 for cost in costs if cost.size]
+        yield {
+            "change": name,
+            "evaluations": statistics.median(reached) if reached else np.nan,
+            "solved": f"{len(reached)} of {len(runs)}",
+        }
 
 
 # --- Cost --------------------------------------------------------------------
 
 
-def cost() -> Iterator[dict[str, Any]]:
+def cost(study: Study, *, quick: bool) -> None:
     """Milliseconds of an update of one square matrix in float32, and of a turn."""
-    for size in (64, 512, 2048):
-        rotated = functools.partial(
-            optax_rprop.in_eigenbasis, irprop_plus(0.01), max_size=size
-        )
-        entrants = {
-            "irprop+": irprop_plus(0.01),
-            "in_eigenbasis, between turns": rotated(interval=10**6),
-            "in_eigenbasis, a turn": rotated(interval=1),
-            "Adam": optax.adam(1e-3),
-            "L-BFGS, without line search": optax.scale_by_lbfgs(),
-            "Muon": optax.contrib.muon(1e-3),
-        }
-        for name, optimizer in entrants.items():
-            optimizer = optax.with_extra_args_support(optimizer)
-            keys = jax.random.split(jax.random.key(0), 4)
-            grads = [jax.random.normal(key, (size, size)) for key in keys]
-            state = optimizer.init(grads[0])
-            update = jax.jit(
-                lambda grads, state, params, tx=optimizer: tx.update(
-                    grads, state, params, value=1.0
-                )
+    for size in (8,) if quick else (64, 512, 2048):
+        if not study.has(f"{size} x {size}"):
+            study.add({"size": f"{size} x {size}"} | row for row in costs(size))
+
+
+def costs(size: int) -> Iterator[dict[str, Any]]:
+    """A row an optimizer."""
+    rotated = functools.partial(
+        optax_rprop.in_eigenbasis, irprop_plus(0.01), max_size=size
+    )
+    entrants = {
+        "irprop+": irprop_plus(0.01),
+        "in_eigenbasis, between turns": rotated(interval=10**6),
+        "in_eigenbasis, a turn": rotated(interval=1),
+        "Adam": optax.adam(1e-3),
+        "L-BFGS, without line search": optax.scale_by_lbfgs(),
+        "Muon": optax.contrib.muon(1e-3),
+    }
+    for name, optimizer in entrants.items():
+        optimizer = optax.with_extra_args_support(optimizer)
+        keys = jax.random.split(jax.random.key(0), 4)
+        grads = [jax.random.normal(key, (size, size)) for key in keys]
+        state = optimizer.init(grads[0])
+        update = jax.jit(
+            lambda grads, state, params, tx=optimizer: tx.update(
+                grads, state, params, value=1.0
             )
-            # A first gradient and a first difference, with which all bases turn.
-            for grad in grads[:2]:
-                _, state = update(grad, state, grads[0])
-            times = []
-            for i in range(2 if size > 1000 and "turn" in name else 10):
-                begun = time.perf_counter()
-                state = jax.block_until_ready(
-                    update(grads[2 + i % 2], state, grads[0])
-                )[1]
-                times.append(time.perf_counter() - begun)
-            held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            yield {
-                "size": f"{size} x {size}",
-                "optimizer": name,
-                "milliseconds": f"{1e3 * min(times):.3g}",
-                "bytes per parameter": f"{held / size**2:.1f}",
-            }
+        )
+        # A first gradient and a first difference, with which all bases turn.
+        for grad in grads[:2]:
+            _, state = update(grad, state, grads[0])
+        times = []
+        for i in range(2 if size > 1000 and "turn" in name else 10):
+            begun = time.perf_counter()
+            state = jax.block_until_ready(update(grads[2 + i % 2], state, grads[0]))[1]
+            times.append(time.perf_counter() - begun)
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        yield {
+            "optimizer": name,
+            "milliseconds": float(f"{1e3 * min(times):.3g}"),
+            "bytes per parameter": round(held / size**2, 1),
+        }
 
 
 # --- Mini-batches ------------------------------------------------------------
 
 
-def minibatch() -> Iterator[dict[str, Any]]:
+def minibatch(study: Study, *, quick: bool) -> None:
     """Digits in batches, with the sign test before Rprop, in both bases."""
-    problem = catalog.digits(1024)
+    for batch in (128,) if quick else (32, 128):
+        if not study.has(batch):
+            trained = trained_on(batch, *((1, 2) if quick else (20, 5)))
+            study.add({"batch": batch} | row for row in trained)
+
+
+def trained_on(batch: int, epochs: int, runs: int) -> Iterator[dict[str, Any]]:
+    """A row an optimizer."""
+    problem = digits(1024)
+    data = problem.data
     tested = optax.chain(
         optax_rprop.resolve_signs(),
         optax_rprop.rprop(0.05, eta_minus=0.75, skip_zero_grads=True),
@@ -184,72 +213,75 @@ def minibatch() -> Iterator[dict[str, Any]]:
         },
         "Adam 0.001": optax.adam(1e-3),
     }
-    for batch in (32, 128):
-        for name, optimizer in entrants.items():
+    for name, optimizer in entrants.items():
 
-            @jax.jit
-            def train(seed: Any, tx: Any = optimizer, batch: int = batch) -> Any:
-                def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
-                    params, state = carry
-                    rows = jax.random.choice(key, 1024, (batch,), replace=False)
-                    data = jax.tree.map(lambda leaf: leaf[rows], problem.train)
-                    grads = jax.grad(problem.loss)(params, data)
-                    updates, state = tx.update(grads, state, params)
-                    return (optax.apply_updates(params, updates), state), None
+        @jax.jit
+        def train(run: Any, tx: Any = optimizer) -> Any:
+            def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+                params, state = carry
+                rows = jax.random.choice(key, 1024, (batch,), replace=False)
+                some = jax.tree.map(lambda leaf: leaf[rows], data.train)
+                grads = jax.grad(problem.loss)(params, some)
+                updates, state = tx.update(grads, state, params)
+                return (optax.apply_updates(params, updates), state), None
 
-                params = problem.init(jax.random.key(seed))
-                keys = jax.random.split(jax.random.key(seed + 100), 20 * 1024 // batch)
-                (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), keys)
-                assert problem.error is not None
-                assert problem.test is not None
-                loss = problem.loss(params, problem.train)
-                return loss, problem.error(params, problem.test)
+            params = problem.init(jax.random.key(run))
+            keys = jax.random.split(jax.random.key(run + 100), epochs * 1024 // batch)
+            (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), keys)
+            assert problem.error is not None
+            return problem.loss(params, data.train), problem.error(params, data.test)
 
-            results = np.array([train(seed) for seed in range(5)])
-            yield {
-                "batch": batch,
-                "optimizer": name,
-                "training loss": f"{results[:, 0].mean():.4f}",
-                "test error, %": f"{results[:, 1].mean():.2f}",
-                "its deviation": f"{results[:, 1].std():.2f}",
-            }
+        found = np.array([train(run) for run in range(runs)], np.float64)
+        yield {
+            "optimizer": name,
+            "training loss": round(found[:, 0].mean(), 4),
+            "test error, %": round(found[:, 1].mean(), 2),
+            "its deviation": round(found[:, 1].std(), 2),
+        }
 
 
 # --- The picture -------------------------------------------------------------
 
 
-def valley() -> Iterator[dict[str, Any]]:
+def valley(study: Study, *, quick: bool) -> None:
     """The loss over evaluations on the rotated quadratic, from the first start."""
-    jax.config.update("jax_enable_x64", True)
-    problem = catalog.quadratic(rotated=True)
-    full = functools.partial(in_eigenbasis, full_matrix=True)
-    for contender in (
-        Contender("irprop+", irprop_plus, ""),
-        Contender("L-BFGS", lambda rate: optax.lbfgs(), "", line_search=True),
-        Contender("irprop+ in_eigenbasis", full, ""),
-    ):
-        trace, _ = Runner(problem, contender, 300)(0.01, 0)
-        for evaluations, loss in zip(trace.evaluations, trace.losses, strict=True):
-            yield {
-                "optimizer": contender.name,
-                "evaluations": evaluations,
-                "loss": f"{loss:.4g}",
+    problem = functions.quadratic(rotated=True)
+    for optimizer in (PLAIN, LBFGS, Optimizer("irprop+ in_eigenbasis", FULL_MATRIX)):
+        if study.has(optimizer.name):
+            continue
+        runner = Runner(problem, optimizer, 20 if quick else 300, watch=False)
+        trace = runner(0.01, 0).trace
+        study.add(
+            {
+                "optimizer": optimizer.name,
+                "evaluations": int(evaluations),
+                "loss": float(f"{loss:.4g}"),
             }
+            for evaluations, loss in zip(trace.evaluations, trace.losses, strict=True)
+        )
 
 
-def main() -> None:
-    """Write the file of the study that is named."""
-    studies = {study.__name__: study for study in (ablation, cost, minibatch, valley)}
-    (name,) = sys.argv[1:]
-    with (HERE / "results" / f"{name}.csv").open("w", newline="") as file:
-        writer: Any = None
-        for row in studies[name]():
-            if writer is None:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            print(*row.values(), sep=", ", flush=True)
+# What each does, the columns that tell its parts apart, and whether in float64.
+STUDIES: dict[str, tuple[Callable[..., None], Sequence[str], bool]] = {
+    "ablation": (ablation, ["kind", "problem"], True),
+    "cost": (cost, ["size"], False),
+    "minibatch": (minibatch, ["batch"], False),
+    "valley": (valley, ["optimizer"], True),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do the studies that are not there yet."""
+    parser = cli.parser(__doc__, "eigenbasis")
+    parser.add_argument(
+        "--only", nargs="+", choices=STUDIES, default=[*STUDIES], help="some of them"
+    )
+    options = parser.parse_args(arguments)
+    for name in tqdm.tqdm(options.only, unit="study"):
+        run, key, double = STUDIES[name]
+        jax.config.update("jax_enable_x64", double)
+        study = Study(options.output_dir, name, key, script="studies")
+        run(study, quick=options.quick)
 
 
 if __name__ == "__main__":

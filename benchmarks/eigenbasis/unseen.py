@@ -7,8 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems as catalog
-from problems import Data, Params, Problem
+
+from benchmarks.common import networks
+from benchmarks.common.data import Data, Split, find_proben1
+from benchmarks.common.networks import Params
+from benchmarks.common.problems import Problem
+from benchmarks.full_batch import models
 
 _NIST = Path(__file__).parent / "nist"
 
@@ -58,10 +62,11 @@ def nist(name: str) -> Problem:
         f"{len(start)} parameters in their units, {len(y)} rows, mean square",
         "float64",
         lambda key: (
-            jnp.asarray(start) * (1 + 0.1 * jax.random.normal(key, (len(start),)))
+            jnp.asarray(start)
+            * (1 + 0.1 * jax.random.normal(key, (len(start),), "float64"))
         ),
         loss,
-        {"x": jnp.asarray(x), "y": jnp.asarray(y)},
+        Split({"x": jnp.asarray(x), "y": jnp.asarray(y)}),
     )
 
 
@@ -71,7 +76,7 @@ def physics_informed() -> Problem:
 
     def loss(params: Params, data: Data) -> jax.Array:
         def u(x: jax.Array) -> jax.Array:
-            return catalog.forward(params, x[None, None], jnp.tanh)[0, 0]
+            return networks.forward(params, x[None, None], jnp.tanh)[0, 0]
 
         curvature = jax.vmap(jax.grad(jax.grad(u)))(data["x"])
         residuals = curvature + jnp.pi**2 * jnp.sin(jnp.pi * data["x"])
@@ -83,9 +88,9 @@ def physics_informed() -> Problem:
         "PINN",
         "Poisson's equation in one dimension; net 1-10-10-1, 32 points",
         "float64",
-        lambda key: catalog.init_network((1, 10, 10, 1), "float64", key),
+        lambda key: networks.init(key, (1, 10, 10, 1), dtype="float64"),
         loss,
-        {"x": points},
+        Split({"x": points}),
     )
 
 
@@ -119,7 +124,7 @@ def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
         scores = jnp.where(mask, scores / width**0.5, jnp.finfo(x.dtype).min)
         x = x + jax.nn.softmax(scores) @ (x @ params["values"])
         x = x + jax.nn.gelu(x @ params["in"]) @ params["out"]
-        return catalog.cross_entropy(x @ params["head"], data["targets"])
+        return networks.cross_entropy(x @ params["head"], data["targets"])
 
     return Problem(
         "transformer",
@@ -127,7 +132,9 @@ def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
         "float32",
         init,
         loss,
-        {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets, "int32")},
+        Split(
+            {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets, "int32")}
+        ),
     )
 
 
@@ -135,8 +142,5 @@ def unseen(data_dir: Path | None) -> list[tuple[Problem, int]]:
     """The problems, each with the number of gradients that a run may take."""
     found = [(nist(name), 1000) for name in _MODELS]
     found += [(physics_informed(), 300), (transformer(), 300)]
-    for name in ("cancer1", "card1", "diabetes1", "horse1"):
-        path = catalog.find_proben1(data_dir, name)
-        if path is not None:
-            found.append((catalog.proben1(path), 300))
-    return found
+    paths = find_proben1(data_dir, ("cancer1", "card1", "diabetes1", "horse1"))
+    return [*found, *((models.proben1(path), 300) for path in paths.values())]

@@ -16,7 +16,7 @@ kept_results = pytest.mark.skipif(
     not (BENCHMARKS / "speed" / "results").exists(),
     reason="the benchmarks need it: a source distribution has no results",
 )
-TOPICS = ("speed", "full_batch", "minibatch", "classics")
+TOPICS = ("speed", "full_batch", "eigenbasis", "minibatch", "classics")
 
 
 def test_parts_are_added_and_skipped(tmp_path):

@@ -145,7 +145,7 @@ MUTATIONS = {
         (
             (
                 "_layouts/byte",
-                "jnp.where(decision.take_back, level, new_level)",
+                "jax.lax.select(decision.take_back, level, new_level)",
                 "new_level",
             ),
         ),
@@ -233,7 +233,7 @@ MUTATIONS = {
         (
             (
                 "_layouts/byte",
-                "jnp.clip(level + change, context.lowest, context.highest)",
+                "jax.lax.clamp(context.lowest, level + change, context.highest)",
                 "jnp.maximum(level + change, context.lowest)",
             ),
         ),
@@ -244,7 +244,7 @@ MUTATIONS = {
         (
             (
                 "_layouts/byte",
-                "jnp.clip(level + change, context.lowest, context.highest)",
+                "jax.lax.clamp(context.lowest, level + change, context.highest)",
                 "jnp.minimum(level + change, context.highest)",
             ),
         ),

@@ -1,0 +1,1 @@
+"""Rprop in a learned eigenbasis, beside its rivals."""
