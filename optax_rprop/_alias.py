@@ -60,7 +60,7 @@ def rprop(
 
     Args:
       learning_rate: Initial step size, in units of the parameters. It is read
-        once, by ``init``: it is no rate that multiplies the updates, and a
+        once, by ``init``: it is not a rate that multiplies the updates, and a
         schedule for it has no meaning. A poor value costs some steps in which
         the step sizes grow or shrink to what fits.
       eta_minus: Factor of a step size whose gradient changed sign, in (0, 1).
@@ -98,15 +98,14 @@ def rprop(
       but ``value`` are ignored.
 
     Raises:
-      TypeError: A hyper-parameter is no number. By ``init`` and ``update``: a
+      TypeError: A hyper-parameter is not a number. By ``init`` and ``update``: a
         parameter or gradient is not of real floating dtype, `value` is not, or
         the state is of another optimizer.
       ValueError: A hyper-parameter is out of range, or `variant` or
-        `state_layout` unknown. By ``update``: `value` is missing or no scalar, the
+        `state_layout` unknown. By ``update``: `value` is missing or not a scalar, the
         state is of another variant, or the gradient has another structure or shape
-        than the parameters.
-        Hyper-parameters that are JAX arrays, traced ones among them, are not
-        checked for range.
+        than the parameters. Hyper-parameters that are JAX arrays, traced ones
+        among them, are not checked for range.
 
     Example:
       A loss with its minimum at 0.3. The moves are 0.1, 0.12, 0.144; then the

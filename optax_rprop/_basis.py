@@ -17,7 +17,7 @@ class EigenbasisState(NamedTuple):
     """State of `in_eigenbasis`.
 
     Where nothing is rotated, `moments` and `bases` are a scalar 0, by which
-    ``optax.tree.map_params`` sees that they are no shadows of parameters.
+    ``optax.tree.map_params`` sees that they do not belong to parameters.
 
     Attributes:
       inner_state: The state of the inner transformation, in rotated coordinates.

@@ -86,8 +86,9 @@ def in_eigenbasis(
 
     Args:
       inner: The transformation to run in rotated coordinates: `optax_rprop.rprop`, or a
-        chain with one Rprop. It gets no parameters, so weight decay comes before, and
-        of its memory only that of Rprop is carried over.
+        chain with one Rprop, in the layout ``"split"`` or ``"packed"``. It gets no
+        parameters, so weight decay comes before, and of its memory only that of Rprop
+        is carried over.
       decay: Factor of the moments at each difference, in (0, 1].
       interval: Number of differences from turn to turn. With 1 it fails: every step
         would then be along directions whose sign has just changed.

@@ -171,7 +171,7 @@ def resolve_signs(
       bfloat16, a `PackedResolveSignsState`. Updates have the dtypes of the gradients.
 
     Raises:
-      TypeError: An argument is no number. By ``init`` and ``update``: a parameter or
+      TypeError: An argument is not a number. By ``init`` and ``update``: a parameter or
         gradient is not of real floating dtype, or the state is of another
         transformation.
       ValueError: An argument is out of range, or no sign could be resolved. By

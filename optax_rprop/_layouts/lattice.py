@@ -76,7 +76,7 @@ def prepare(hyperparams: HyperParams, variant: Mark) -> Prepared:
 
     Raises:
       TypeError: A factor is an array.
-      ValueError: The factors are no powers of one base, or the bounds too far apart.
+      ValueError: The factors are not powers of one base, or the bounds too far apart.
     """
     _, levels = capacity(variant)
     unit, shrink, grow, lower, upper = (
