@@ -14,6 +14,26 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+# By default, the rules are tested in every layout, all else in the default one; of the
+# benchmarks, whether their tables are current; and the recipes, file by file, not.
+IN_EVERY_LAYOUT = {"test_rules.py", "test_performance.py"}
+OF_THE_BENCHMARKS = {"test_results.py"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leaves to CI what repeats in other layouts, studies and recipes."""
+    for item in items:
+        folder, name = item.path.parent.name, item.path.name
+        layout = getattr(item, "callspec", None) and item.callspec.params.get(
+            "state_layout"
+        )
+        repeats = layout not in (None, "split") and name not in IN_EVERY_LAYOUT
+        study = folder == "benchmarks" and name not in OF_THE_BENCHMARKS
+        if repeats or study or name == "test_recipes.py":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def precision():
     """Takes back the precision that a script sets."""
