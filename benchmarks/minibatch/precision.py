@@ -11,7 +11,7 @@ from benchmarks.common.results import Study
 from benchmarks.minibatch.methods import Optimizer, sign_test_and_rule
 from benchmarks.minibatch.problems import DEVELOPED_ON
 from benchmarks.minibatch.run import RUNS, batch_sizes, load_problems
-from benchmarks.minibatch.train import STEPS, contest
+from benchmarks.minibatch.train import CHECKPOINTS, STEPS, contest
 
 DTYPES = {"float32": None, "bfloat16": "bfloat16"}
 SIZES = (32, 128)
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     optimizers = [_optimizer(name) for name in DTYPES]
     for problem, size in tqdm(parts, unit="part"):
-        steps = 200 if options.quick else STEPS[size]
+        steps = 2 * CHECKPOINTS if options.quick else STEPS[size]
         rows, _ = contest(problem, optimizers, size, steps)
         where = {"problem": problem.name, "batch": size}
         kept = ("optimizer", "run", "test_error")
