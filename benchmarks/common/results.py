@@ -125,8 +125,13 @@ def environment() -> dict[str, Any]:
         "devices": sorted({device.device_kind for device in jax.devices()}),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},
-        "options": sys.argv[1:],
+        "options": [_portable(option) for option in sys.argv[1:]],
     }
+
+
+def _portable(option: str) -> str:
+    """An option without the folders of this machine."""
+    return Path(option).name if Path(option).is_absolute() else option
 
 
 def _processor() -> str:
