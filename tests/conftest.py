@@ -14,15 +14,23 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-# By default, the rules are tested in every layout, all else in the default one; of the
-# benchmarks, whether their tables are current; and the recipes, file by file, not.
-IN_EVERY_LAYOUT = {"test_rules.py", "test_performance.py"}
+# By default, the rules are tested in every layout, all else in the default one; and of
+# the benchmarks, whether their tables are current.
+IN_EVERY_LAYOUT = {"test_rules.py"}
+LEFT_TO_CI = {
+    "test_devices.py",
+    "test_eigenbasis.py",
+    "test_examples.py",
+    "test_performance.py",
+    "test_recipes.py",
+    "test_science_examples.py",
+}
 OF_THE_BENCHMARKS = {"test_results.py"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Leaves to CI what repeats in other layouts, studies and recipes."""
+    """Marks as slow what repeats in other layouts, and what takes long."""
     for item in items:
         folder, name = item.path.parent.name, item.path.name
         layout = getattr(item, "callspec", None) and item.callspec.params.get(
@@ -30,7 +38,7 @@ def pytest_collection_modifyitems(items):
         )
         repeats = layout not in (None, "split") and name not in IN_EVERY_LAYOUT
         study = folder == "benchmarks" and name not in OF_THE_BENCHMARKS
-        if repeats or study or name == "test_recipes.py":
+        if repeats or study or name in LEFT_TO_CI:
             item.add_marker(pytest.mark.slow)
 
 
