@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_rprop._layouts import LAYOUTS
+from optax_rprop._layouts import LAYOUT_OF
+from optax_rprop._layouts.interface import leaves_of, trees_of
 from optax_rprop._rotation import carry_over, decayed_moments, turned
 
 Memory = list[tuple[jax.Array, jax.Array]]
-_LAYOUTS = {layout.state_type: layout for layout in LAYOUTS.values()}
 
 
 class EigenbasisState(NamedTuple):
@@ -40,14 +40,14 @@ class EigenbasisState(NamedTuple):
 
 def _find(opt_state: Any) -> tuple[list[Any], Any, int]:
     """The nodes of a state, its structure, and which node is the state of Rprop."""
-    nodes, treedef = jax.tree.flatten(opt_state, lambda node: type(node) in _LAYOUTS)
-    found = [i for i, node in enumerate(nodes) if type(node) in _LAYOUTS]
+    nodes, treedef = jax.tree.flatten(opt_state, lambda node: type(node) in LAYOUT_OF)
+    found = [i for i, node in enumerate(nodes) if type(node) in LAYOUT_OF]
     if len(found) != 1:
         raise ValueError(
             f"inner must hold one state of Rprop, got {len(found)}. For groups of"
             " parameters, use optax.partition with `in_eigenbasis` inside."
         )
-    if _LAYOUTS[type(nodes[found[0]])].write is None:
+    if LAYOUT_OF[type(nodes[found[0]])].write is None:
         raise ValueError(
             'inner must have state_layout="split" or "packed", got "byte". Its step'
             " sizes are powers of one base, and those along new directions are not."
@@ -58,25 +58,18 @@ def _find(opt_state: Any) -> tuple[list[Any], Any, int]:
 def read_memory(opt_state: Any) -> Memory:
     """Step sizes and codes of each leaf, from the one state of Rprop in a state."""
     nodes, _, i = _find(opt_state)
-    state, layout = nodes[i], _LAYOUTS[type(nodes[i])]
-    trees = [getattr(state, name) for name in layout.parameter_fields]
-    fields = zip(*map(jax.tree.leaves, trees), strict=True)
-    return [layout.read(leaf, state) for leaf in fields]
+    state, layout = nodes[i], LAYOUT_OF[type(nodes[i])]
+    return [layout.read(leaf, state) for leaf in leaves_of(layout, state)]
 
 
 def write_memory(opt_state: Any, memory: Memory) -> Any:
     """The state, with these step sizes and codes in its state of Rprop."""
     nodes, treedef, i = _find(opt_state)
-    layout = _LAYOUTS[type(nodes[i])]
+    layout = LAYOUT_OF[type(nodes[i])]
     assert layout.write is not None  # As `_find` has it.
     leaves = [layout.write(*leaf) for leaf in memory]
-    names = layout.parameter_fields
-    structure = jax.tree.structure(getattr(nodes[i], names[0]))
-    trees = {
-        name: structure.unflatten([leaf[field] for leaf in leaves])
-        for field, name in enumerate(names)
-    }
-    nodes[i] = nodes[i]._replace(**trees)
+    structure = jax.tree.structure(getattr(nodes[i], layout.parameter_fields[0]))
+    nodes[i] = nodes[i]._replace(**trees_of(layout, leaves, structure))
     return treedef.unflatten(nodes)
 
 

@@ -5,12 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optax_rprop._layouts import LAYOUTS
-from optax_rprop._layouts.interface import Layout
+from optax_rprop._layouts import LAYOUT_OF
+from optax_rprop._layouts.interface import Layout, leaves_of
 from optax_rprop._layouts.split import RpropState
 from optax_rprop._rotation import gathered
-
-_STATE_TYPES = tuple(layout.state_type for layout in LAYOUTS.values())
 
 
 class RpropDiagnostics(NamedTuple):
@@ -35,7 +33,7 @@ class RpropDiagnostics(NamedTuple):
 
 
 def _is_rprop_state(node: Any) -> bool:
-    return isinstance(node, _STATE_TYPES)
+    return type(node) in LAYOUT_OF
 
 
 def _find(opt_state: Any) -> tuple[Any, Layout]:
@@ -53,10 +51,7 @@ def _find(opt_state: Any) -> tuple[Any, Layout]:
             " one of them."
         )
     ((_, state),) = found
-    (layout,) = (
-        layout for layout in LAYOUTS.values() if type(state) is layout.state_type
-    )
-    return state, layout
+    return state, LAYOUT_OF[type(state)]
 
 
 def get_rprop_state(opt_state: Any) -> RpropState:
@@ -85,10 +80,8 @@ def get_rprop_state(opt_state: Any) -> RpropState:
       [0.25 0.25] [ 1 -1]
     """
     state, layout = _find(opt_state)
-    trees = [getattr(state, name) for name in layout.parameter_fields]
-    leaves, treedef = jax.tree.flatten(trees[0])
-    memories = zip(leaves, *map(jax.tree.leaves, trees[1:]), strict=True)
-    read = [layout.read(memory, state) for memory in memories]
+    treedef = jax.tree.structure(getattr(state, layout.parameter_fields[0]))
+    read = [layout.read(memory, state) for memory in leaves_of(layout, state)]
     return RpropState(
         step_sizes=treedef.unflatten([step_sizes for step_sizes, _ in read]),
         prev_grad_signs=treedef.unflatten([_remembered(codes) for _, codes in read]),

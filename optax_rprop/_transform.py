@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from optax_rprop._layouts import LAYOUTS, StateLayout
-from optax_rprop._layouts.interface import Fields, HyperParams, Layout
+from optax_rprop._layouts.interface import (
+    Fields,
+    HyperParams,
+    Layout,
+    leaves_of,
+    trees_of,
+)
 from optax_rprop._rule import (
     VARIANTS,
     LossTrend,
@@ -107,15 +113,9 @@ def scale_by_rprop(
     layout = LAYOUTS[state_layout]
     numbers = layout.prepare(hyperparams, rule.mark)
 
-    def as_trees(leaves: list[Fields], treedef: Any) -> dict[str, Any]:
-        # By number, not by `zip`: a tree without leaves has its fields too.
-        return {
-            name: treedef.unflatten([leaf[i] for leaf in leaves])
-            for i, name in enumerate(layout.parameter_fields)
-        }
-
     def init_fn(params: optax.Params) -> Any:
-        leaves = [layout.init(param, numbers) for param in check_params(params)]
+        shared = layout.shared_fields(numbers)
+        leaves = [layout.init(param, numbers, shared) for param in check_params(params)]
         prev_value = None
         if watches_loss:
             dtype = jnp.result_type(float)
@@ -123,8 +123,8 @@ def scale_by_rprop(
             # trip JAX's debugging flags.
             prev_value = jnp.full((), jnp.finfo(dtype).max, dtype)
         return layout.state_type(
-            **as_trees(leaves, jax.tree.structure(params)),
-            **layout.shared_fields(numbers),
+            **trees_of(layout, leaves, jax.tree.structure(params)),
+            **shared,
             prev_value=prev_value,
             variant=rule.mark,
         )
@@ -147,7 +147,7 @@ def scale_by_rprop(
             trend, prev_value = compare_loss(value, prev_value)
 
         context = layout.bind(state, numbers)
-        memories = zip(*map(jax.tree.leaves, trees), strict=True)
+        memories = leaves_of(layout, state)
         update_leaf = functools.partial(
             _update_leaf, rule=rule, layout=layout, skip_zero_grads=skip_zero_grads
         )
@@ -157,7 +157,8 @@ def scale_by_rprop(
             moves.append(move)
             leaves.append(new_memory)
         treedef = jax.tree.structure(updates)
-        new_state = state._replace(**as_trees(leaves, treedef), prev_value=prev_value)
+        trees = trees_of(layout, leaves, treedef)
+        new_state = state._replace(**trees, prev_value=prev_value)
         return treedef.unflatten(moves), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

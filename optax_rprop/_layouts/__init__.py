@@ -12,3 +12,5 @@ LAYOUTS: dict[StateLayout, Layout] = {
     "packed": packed.LAYOUT,
     "byte": byte.LAYOUT,
 }
+LAYOUT_OF = {layout.state_type: layout for layout in LAYOUTS.values()}
+"""The layout of each type of state."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_rprop._layouts.interface import Fields, Layout, memory_dtype
+from optax_rprop._layouts.interface import Fields, Layout, memory_dtype, update_of
 from optax_rprop._layouts.lattice import (
     Lattice,
     Prepared,
@@ -55,8 +55,8 @@ class _Context(NamedTuple):
     highest: jax.Array
 
 
-def _init(param: Any, prepared: Prepared) -> Fields:
-    level = make_lattice(prepared).unit_level
+def _init(param: Any, prepared: Prepared, shared: dict[str, Any]) -> Fields:
+    level = shared["lattice"].unit_level
     code = _encode(level, jnp.zeros_like(level), prepared.variant)
     return (jnp.full_like(param, code, dtype=jnp.uint8),)
 
@@ -125,9 +125,7 @@ def _step_sizes(level: jax.Array, lattice: Lattice, dtype: Any) -> jax.Array:
 def _moves(fields: Fields, context: _Context, dtype: Any) -> jax.Array:
     level, codes = _decode(fields, context.variant)
     step_sizes = _step_sizes(level, context.lattice, memory_dtype(dtype))
-    backward = (codes == -1) | (codes == 2)
-    moves = jax.lax.select(backward, -step_sizes, step_sizes)
-    return jax.lax.select(codes == 0, jnp.zeros_like(moves), moves).astype(dtype)
+    return update_of(step_sizes, codes, dtype)
 
 
 def _read(fields: Fields, state: ByteRpropState) -> tuple[jax.Array, jax.Array]:

@@ -32,7 +32,8 @@ class Layout(NamedTuple):
       prepare: Hyper-parameters and the variant's mark to what the functions below
         need of them. Raises an error for those that the layout cannot hold.
       shared_fields: From what was prepared, the state's other fields by name.
-      init: A parameter, and what was prepared, to the fields of its leaf.
+      init: A parameter, what was prepared, and the shared fields, to the fields of its
+        leaf.
       bind: The state, and what was prepared, to the context: scalars that the
         functions below share between the leaves.
       codes: Fields and context to codes, see `optax_rprop._rule.decide`.
@@ -50,7 +51,7 @@ class Layout(NamedTuple):
     parameter_fields: tuple[str, ...]
     prepare: Callable[[HyperParams, Mark], Any]
     shared_fields: Callable[[Any], dict[str, Any]]
-    init: Callable[[Any, Any], Fields]
+    init: Callable[[Any, Any, dict[str, Any]], Fields]
     bind: Callable[[Any, Any], Any]
     codes: Callable[[Fields, Any], jax.Array]
     advance: Callable[[Fields, Decision, Any], Fields]
@@ -58,6 +59,21 @@ class Layout(NamedTuple):
     read: Callable[[Fields, Any], tuple[jax.Array, jax.Array]]
     spacing: Callable[[Any], jax.typing.ArrayLike]
     write: Callable[[jax.Array, jax.Array], Fields] | None
+
+
+def leaves_of(layout: Layout, state: Any) -> list[Fields]:
+    """What a state stores, leaf by leaf."""
+    trees = [getattr(state, name) for name in layout.parameter_fields]
+    return list(zip(*map(jax.tree.leaves, trees), strict=True))
+
+
+def trees_of(layout: Layout, leaves: list[Fields], treedef: Any) -> dict[str, Any]:
+    """The inverse: the fields of a state by name."""
+    # By number, not by `zip`: a tree without leaves has its fields too.
+    return {
+        name: treedef.unflatten([leaf[i] for leaf in leaves])
+        for i, name in enumerate(layout.parameter_fields)
+    }
 
 
 def memory_dtype(param: jax.typing.ArrayLike) -> Any:
@@ -85,3 +101,11 @@ def adapt(step_sizes: jax.Array, decision: Decision, numbers: HyperParams) -> ja
     if decision.take_back is None:
         return adapted
     return jax.lax.select(decision.take_back, step_sizes, adapted)
+
+
+def update_of(step_sizes: jax.Array, codes: jax.Array, dtype: Any) -> jax.Array:
+    """The update that step sizes and codes encode, to be subtracted."""
+    # Of the codes in order, from -2 to 2: d, -d, 0, d, -d.
+    backward = (codes == -1) | (codes == 2)
+    moves = jax.lax.select(backward, -step_sizes, step_sizes)
+    return jax.lax.select(codes == 0, jnp.zeros_like(moves), moves).astype(dtype)

@@ -80,7 +80,7 @@ def _prepare(hyperparams: HyperParams, variant: Mark) -> HyperParams:
     )
 
 
-def _init(param: Any, numbers: HyperParams) -> Fields:
+def _init(param: Any, numbers: HyperParams, shared: dict[str, Any]) -> Fields:
     dtype = memory_dtype(param)
     number = jnp.asarray(numbers.learning_rate, dtype) * jnp.asarray(_DOWN, dtype)
     return (jnp.full_like(param, number, dtype=dtype),)

@@ -11,6 +11,7 @@ from optax_rprop._layouts.interface import (
     Layout,
     adapt,
     memory_dtype,
+    update_of,
 )
 from optax_rprop._rule import Decision, Mark
 
@@ -44,7 +45,7 @@ def _prepare(hyperparams: HyperParams, variant: Mark) -> HyperParams:
     return hyperparams
 
 
-def _init(param: Any, numbers: HyperParams) -> Fields:
+def _init(param: Any, numbers: HyperParams, shared: dict[str, Any]) -> Fields:
     # `full_like` and `zeros_like` keep the parameter's sharding.
     step_sizes = jnp.full_like(param, numbers.learning_rate, dtype=memory_dtype(param))
     return step_sizes, jnp.zeros_like(param, dtype=jnp.int8)
@@ -64,10 +65,7 @@ def _advance(fields: Fields, decision: Decision, numbers: HyperParams) -> Fields
 
 def _moves(fields: Fields, numbers: HyperParams, dtype: Any) -> jax.Array:
     step_sizes, codes = fields
-    # Of the codes in order, from -2 to 2: d, -d, 0, d, -d.
-    backward = (codes == -1) | (codes == 2)
-    moves = jax.lax.select(backward, -step_sizes, step_sizes)
-    return jax.lax.select(codes == 0, jnp.zeros_like(moves), moves).astype(dtype)
+    return update_of(step_sizes, codes, dtype)
 
 
 LAYOUT = Layout(

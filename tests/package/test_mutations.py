@@ -26,7 +26,7 @@ BACKWARD = "(codes == -1) | (codes == 2)"
 # What a state needs that keeps the last gradient as it is, and not its sign.
 KEEP_GRADIENT = (
     ("_layouts/split", "dtype=jnp.int8", "dtype=memory_dtype(param)"),
-    ("_layouts/split", BACKWARD, "codes < 0"),
+    ("_layouts/interface", BACKWARD, "codes < 0"),
 )
 
 
@@ -152,22 +152,17 @@ MUTATIONS = {
         UNDOING,
         ("byte",),
     ),
-    "undone in the wrong direction, split": Mutation(
+    "undone in the wrong direction": Mutation(
         check_golden,
-        (("_layouts/split", BACKWARD, "codes < 0"),),
+        (("_layouts/interface", BACKWARD, "codes < 0"),),
         UNDOING,
+        ("split", "byte"),
     ),
     "undone in the wrong direction, packed": Mutation(
         check_golden,
         (("_layouts/packed", "signed * -_DOWN", "signed * _DOWN"),),
         UNDOING,
         ("packed",),
-    ),
-    "undone in the wrong direction, byte": Mutation(
-        check_golden,
-        (("_layouts/byte", BACKWARD, "codes < 0"),),
-        UNDOING,
-        ("byte",),
     ),
     "never undone": Mutation(
         check_golden,
