@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,8 +137,7 @@ def network(
         return problem
 
     def torch_loss(params: Any, data: Any) -> Any:
-        from torch.nn import functional
-
+        functional = importlib.import_module("torch.nn.functional")
         found = networks.forward(params, data["inputs"], lambda inputs: inputs.tanh())
         if data["targets"].is_floating_point():
             return functional.mse_loss(found, data["targets"])
