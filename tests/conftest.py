@@ -14,18 +14,17 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-# By default, the rules are tested in every layout, all else in the default one; and of
-# the benchmarks, whether their tables are current.
+# By default, the rules are tested in every layout, all else in the default one; and
+# around the package, whether the tables of the benchmarks are current.
 IN_EVERY_LAYOUT = {"test_rules.py"}
 LEFT_TO_CI = {
     "test_devices.py",
     "test_eigenbasis.py",
-    "test_examples.py",
     "test_performance.py",
-    "test_recipes.py",
-    "test_science_examples.py",
+    "test_rivals.py",
 }
-OF_THE_BENCHMARKS = {"test_results.py"}
+AROUND_THE_PACKAGE = {"benchmarks", "examples"}
+OF_THEM_ALWAYS = {"test_results.py"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,8 +36,8 @@ def pytest_collection_modifyitems(items):
             "state_layout"
         )
         repeats = layout not in (None, "split") and name not in IN_EVERY_LAYOUT
-        study = folder == "benchmarks" and name not in OF_THE_BENCHMARKS
-        if repeats or study or name in LEFT_TO_CI:
+        around = folder in AROUND_THE_PACKAGE and name not in OF_THEM_ALWAYS
+        if repeats or around or name in LEFT_TO_CI:
             item.add_marker(pytest.mark.slow)
 
 

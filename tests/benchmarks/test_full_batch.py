@@ -123,7 +123,6 @@ def building(tmp_path, write_proben1):
     return write_proben1(tmp_path / "building1.dt", parts)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "numbers", "quadratic"])
 def test_torch_computes_the_same_loss(x64, kind, building):
     """PyTorch's Rprop is timed on the same function."""

@@ -234,7 +234,6 @@ def data_dir(tmp_path, monkeypatch, write_proben1, noisy_classes):
     return folder
 
 
-@pytest.mark.slow
 def test_whole_quick_run(data_dir, tmp_path):
     """Every table, setting and data set is trained and compared; none twice."""
     output_dir = tmp_path / "new" / "output"

@@ -53,7 +53,6 @@ def finish_all(commands):
     return outputs
 
 
-@pytest.mark.slow
 def test_killed_run_resumes_bit_for_bit(tmp_path):
     """SIGKILL in mid-run loses nothing: two starts end as one uninterrupted run."""
     # It would train for hours, so that the kill can only come in the middle.
@@ -132,7 +131,6 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.slow
 def test_devices_and_processes_change_only_the_rounding(tmp_path):
     """One device, eight, and two processes of four take the same path."""
     steps = 40

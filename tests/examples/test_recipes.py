@@ -146,36 +146,20 @@ def execute_elsewhere(file, namespaces, folder):
     return [Outcome(*outcome) for outcome in json.loads(results.read_text())]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """A function that gives the outcomes of a file, executed once."""
-    cache = {}
+@pytest.mark.parametrize("name", MARKDOWN)
+def test_blocks_run(name, tmp_path):
+    """Each ends without an error, and without a warning on the reader's screen.
 
-    def of_file(name):
-        if name not in cache:
-            folder = tmp_path_factory.mktemp("reader")
-            cache[name] = execute_elsewhere(ROOT / name, MARKDOWN[name], folder)
-        return cache[name]
-
-    return of_file
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "index"),
-    [
-        pytest.param(name, index, id=f"{name}:{block.line}")
-        for name in MARKDOWN
-        for index, block in enumerate(python_blocks((ROOT / name).read_text()))
-    ],
-)
-def test_block_runs(name, index, outcomes):
-    """It ends without an error, and without a warning on the reader's screen."""
-    outcome = outcomes(name)[index]
-    if outcome.missing:
-        pytest.skip(f"needs the extras of the examples: {', '.join(outcome.missing)}")
-    assert outcome.failure is None, f"{outcome.failure}\n{outcome.shown}"
-    assert "Warning" not in outcome.shown
+    One test a file: its blocks share a process, which is what takes the time.
+    """
+    outcomes = execute_elsewhere(ROOT / name, MARKDOWN[name], tmp_path)
+    lines = [block.line for block in python_blocks((ROOT / name).read_text())]
+    for line, (shown, failure, _) in zip(lines, outcomes, strict=True):
+        assert failure is None, f"{name}:{line}: {failure}\n{shown}"
+        assert "Warning" not in shown, f"{name}:{line}: {shown}"
+    missing = sorted({package for outcome in outcomes for package in outcome.missing})
+    if missing:
+        pytest.skip(f"needs the extras of the examples: {', '.join(missing)}")
 
 
 @pytest.mark.parametrize("name", MARKDOWN)
@@ -266,7 +250,6 @@ import no_such_module
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("namespaces", ["fresh", "shared"])
 def test_blocks_run_as_a_reader_runs_them(namespaces, tmp_path):
     """Failures and warnings show; settings of one block do not reach the next."""

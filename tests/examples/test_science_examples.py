@@ -39,7 +39,6 @@ TABLES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_reports_and_draws(name, precision, monkeypatch, tmp_path, capsys):
     """A small run passes its own check, prints its tables and saves its picture."""
@@ -317,7 +316,6 @@ def test_scores_by_hand():
     np.testing.assert_allclose(scores.cross_entropy, expected, rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_absorbance_equals_scipy(x64):
     """Another solver, in tight tolerances, gives the same curves."""
     truth = {name: c.truth for name, c in ode_fit.CONSTANTS.items()}

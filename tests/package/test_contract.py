@@ -268,24 +268,6 @@ def test_donated_memory_is_used_again(options):
         params, _ = carry
 
 
-@pytest.mark.parametrize("variant", ["rprop-", "irprop-"])
-def test_packed_state_is_updated_without_a_copy(variant):
-    """XLA overwrites the donated buffers themselves, not copies of them."""
-    optimizer = build({"variant": variant, "state_layout": "packed"})
-
-    def step(params, state, grads):
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    # A question about the compiler for CPU, wherever the tests run.
-    with jax.default_device(jax.devices("cpu")[0]):
-        params = jnp.ones(1000)
-        step = jax.jit(step, donate_argnums=(0, 1))
-        compiled = step.lower(params, optimizer.init(params), params).compile()
-    assert " fusion(" in compiled.as_text()
-    assert " copy(" not in compiled.as_text()
-
-
 @each_configuration
 def test_holds_no_array_of_the_caller(options):
     """What the caller donates or deletes later is no part of state or updates."""

@@ -175,24 +175,6 @@ def test_a_vanishing_gradient_acts_like_one(variant, dtype, tiny, state_layout):
     assert_identical(run(signs * tiny, values), run(signs, values))
 
 
-@pytest.mark.parametrize(("dtype", "gradient"), [("float16", 1e-4), ("float32", 1e-30)])
-def test_torch_stops_adapting_where_gradients_vanish(dtype, gradient):
-    """The reason for the law above: PyTorch multiplies gradients."""
-    torch = pytest.importorskip("torch", reason="compares with the live PyTorch")
-    theirs = torch.nn.Parameter(torch.zeros(1, dtype=getattr(torch, dtype)))
-    torch_optimizer = torch.optim.Rprop([theirs], lr=0.01)
-    optimizer = rprop(0.01)
-    state = optimizer.init(jnp.zeros(1, dtype))
-    for _ in range(5):
-        theirs.grad = torch.full_like(theirs, gradient)
-        torch_optimizer.step()
-        _, state = optimizer.update(jnp.full(1, gradient, dtype), state)
-    (our_step_size,) = optax_rprop.get_rprop_state(state).step_sizes
-    their_step_size = torch_optimizer.state[theirs]["step_size"].item()
-    assert our_step_size == pytest.approx(0.01 * 1.2**4)
-    assert their_step_size == pytest.approx(0.01, rel=1e-3)
-
-
 TRANSFORMS = {
     name: jax.jit(jax.vmap(jax.value_and_grad(transform)))
     for name, transform in {
@@ -429,17 +411,3 @@ def test_vmap_over_models(variant, state_layout, models):
     alone = [run(*model) for model in zip(*models, strict=True)]
     stacked = jax.tree.map(lambda *fields: np.stack(fields), *alone)
     assert_identical(jax.jit(jax.vmap(run))(*models), stacked)
-
-
-@each_layout
-@each_variant
-def test_sharded_over_devices(variant, state_layout, models):
-    """Eight devices take the path of one."""
-    grads, values = (stack[0] for stack in models)
-    mesh = jax.sharding.Mesh(jax.devices(), ("devices",))
-    spec = jax.sharding.PartitionSpec(None, "devices")
-    sharded = jax.device_put(grads, jax.sharding.NamedSharding(mesh, spec))
-    run = player(variant=variant, state_layout=state_layout)
-    steps = run(sharded, values)
-    assert len(steps.updates.sharding.device_set) == 8
-    assert_identical(steps, run(grads, values))
