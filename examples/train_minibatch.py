@@ -14,7 +14,6 @@ import example_io
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 from flax import nnx
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -22,16 +21,10 @@ from train_mlp import MLP, Split, load_splits, loss_and_accuracy
 
 import optax_rprop
 
-
-def minibatch_rprop() -> optax.GradientTransformation:
-    """Steps where a sign is resolved, and gentler ones back, for some are false."""
-    return optax.chain(
-        optax_rprop.resolve_signs(),
-        optax_rprop.rprop(0.05, eta_minus=0.75, skip_zero_grads=True),
-    )
-
-
-OPTIMIZERS = {"mini-batch Rprop": minibatch_rprop, "plain Rprop": optax_rprop.rprop}
+OPTIMIZERS = {
+    "mini-batch Rprop": optax_rprop.minibatch_rprop,
+    "plain Rprop": optax_rprop.rprop,
+}
 
 
 class Record(NamedTuple):

@@ -13,6 +13,7 @@ from optax_rprop._layouts import StateLayout
 from optax_rprop._layouts.byte import ByteRpropState
 from optax_rprop._layouts.packed import PackedRpropState
 from optax_rprop._layouts.split import RpropState
+from optax_rprop._minibatch import minibatch_rprop
 from optax_rprop._resolve_signs import (
     PackedResolveSignsState,
     ResolveSignsState,
@@ -21,7 +22,7 @@ from optax_rprop._resolve_signs import (
 from optax_rprop._rule import Variant
 from optax_rprop._transform import scale_by_rprop
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "ByteRpropState",
@@ -37,6 +38,7 @@ __all__ = [
     "diagnostics_by_leaf",
     "get_rprop_state",
     "in_eigenbasis",
+    "minibatch_rprop",
     "resolve_signs",
     "rprop",
     "scale_by_rprop",

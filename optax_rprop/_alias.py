@@ -25,7 +25,7 @@ def rprop(
     partial derivative stays and shrinks when it changes; the size of the
     gradient plays no part. That suits full-batch, deterministic gradients and
     coordinates of very different scales. On mini-batches the signs are noise
-    where the gradient is small, and Rprop fails.
+    where the gradient is small, and Rprop fails: take `minibatch_rprop`.
 
     Per coordinate, let :math:`g` be the partial derivative,
     :math:`p \in \{-1, 0, 1\}` the remembered sign, :math:`d` the step size and

@@ -20,9 +20,10 @@ class ResolveSignsState(NamedTuple):
 
     Attributes:
       grad_sums: The decayed sum of each coordinate's gradients since its sign was
-        last resolved, S. Where R is 0, the sign was just resolved: S is what was
-        emitted, and counts as 0 from then on.
-      grad_norms: The root of the decayed sum of their squares, R.
+        last resolved, S. Where it was just resolved, what was emitted, which counts
+        as 0 from then on.
+      grad_norms: The root of the decayed sum of the squares of all gradients, R;
+        stored as -R where the sign was just resolved.
     """
 
     grad_sums: optax.Params
@@ -34,7 +35,8 @@ class PackedResolveSignsState(NamedTuple):
 
     Attributes:
       statistics: Pytree of the parameters' structure, shapes and shardings, dtype
-        uint32: the bits of S as bfloat16, then those of R.
+        uint32: the bits of S as bfloat16, then those of R, or of -R where the sign
+        was just resolved.
     """
 
     statistics: optax.Params
@@ -59,24 +61,38 @@ def _pack(sums: jax.Array, norms: jax.Array) -> Fields:
     return ((upper << np.uint32(16)) | lower,)
 
 
+def _distances(params: jax.Array, dtype: Any) -> jax.Array:
+    """How many root mean squares of its array each parameter lies from 0, up to 2."""
+    params = params.astype(dtype)
+    square = jnp.mean(params * params)
+    # One NaN or infinity must not keep a whole array from being resolved.
+    usable = (square > 0) & jnp.isfinite(square)
+    inverse = 1 / jnp.sqrt(jnp.where(usable, square, jnp.ones_like(square)))
+    return jnp.where(usable, jnp.clip(params * inverse, -2, 2), jnp.zeros_like(params))
+
+
 @jax.jit
 def _update_leaf(
     grads: jax.Array,
     memory: Fields,
+    params: jax.Array | None,
     threshold: jax.typing.ArrayLike,
     decay: jax.typing.ArrayLike,
+    lean: jax.typing.ArrayLike,
 ) -> tuple[jax.Array, Fields]:
     sums, norms = _unpack(memory)
     dtype = sums.dtype
     zeros = jnp.zeros_like(sums)
+    threshold, kept, lean = (jnp.asarray(x, dtype) for x in (threshold, decay, lean))
     known = jnp.where(jnp.isnan(grads), zeros, grads.astype(dtype))
-    kept = jnp.asarray(decay, dtype)
-    sums = jnp.where(norms == 0, known, kept * sums + known)
-    norms = kept * norms
+    sums = jnp.where(norms < 0, known, kept * sums + known)
+    norms = kept * jnp.abs(norms)
+    # In the norm, an infinity would be all that is left for thousands of steps.
+    sizes = jnp.where(jnp.isinf(known), zeros, jnp.abs(known))
     # The square of 1e-23 is 0 in float32, and that of 1e20 infinite: bring the
     # larger number near 1 by a power of two, which is exact. `jnp.hypot` does
     # so by a division, and takes three times as long on CPU.
-    largest = jnp.maximum(norms, jnp.abs(known))
+    largest = jnp.maximum(norms, sizes)
     exponent = jnp.finfo(dtype).maxexp
     low, high = 2.0 ** (-5 * exponent // 16), 2.0 ** (5 * exponent // 16)
     up = jnp.where(largest < low, high**2, jnp.where(largest > high, low**2, 1.0))
@@ -84,83 +100,105 @@ def _update_leaf(
     up, down = up.astype(dtype), down.astype(dtype)
     # An infinity counts as the largest number, and is resolved at once.
     finite = jnp.finfo(dtype if len(memory) == 2 else jnp.bfloat16).max.astype(dtype)
-    sums = jnp.clip(sums, -finite, finite)
     # All that was seen has decayed to 0, and a rest of the sum is no evidence.
-    sums = jnp.where(largest == 0, zeros, sums)
-    squares = (norms * up) ** 2 + (known * up) ** 2
-    # Four equal gradients reach a threshold of 2 exactly: rounding shall not
-    # decide.
-    slack = 1 - 16 * jnp.finfo(dtype).eps
-    bound = jnp.asarray(threshold, dtype) * jnp.asarray(slack, dtype)
-    resolved = ((sums * up) ** 2 >= bound**2 * squares) | (jnp.abs(sums) == finite)
+    faded = (largest == 0) & jnp.isfinite(known)
+    sums = jnp.where(faded, zeros, jnp.clip(sums, -finite, finite))
+    overflows = jnp.abs(sums) == finite
+    squares = (norms * up) ** 2 + (sizes * up) ** 2
+    bound = threshold
+    if params is not None:
+        # Not by the sign of S times w, for that may underflow.
+        bound = threshold - lean * _distances(params, dtype) * jnp.sign(sums)
+        bound = jnp.maximum(bound, jnp.minimum(threshold, jnp.asarray(1.05, dtype)))
+    # Equal gradients can reach a threshold exactly: rounding shall not decide.
+    bound = bound * jnp.asarray(1 - 16 * jnp.finfo(dtype).eps, dtype)
+    resolved = ((sums * up) ** 2 >= bound**2 * squares) & (sums != 0) | overflows
     # Large gradients that cancel must not leave an infinity behind.
     norms = jnp.minimum(jnp.sqrt(squares) * down, finite)
-    norms = jnp.where(resolved, zeros, norms)
+    # The sign of a norm is a flag, and 0 has none.
+    flagged = -jnp.maximum(norms, jnp.finfo(dtype).tiny)
+    norms = jnp.where(resolved, flagged, norms)
     memory = (sums, norms) if len(memory) == 2 else _pack(sums, norms)
     # Read from the new memory, so that XLA does not do the test again.
     sums, norms = _unpack(memory)
-    return jnp.where(norms == 0, sums, zeros).astype(grads.dtype), memory
+    return jnp.where(norms < 0, sums, zeros).astype(grads.dtype), memory
 
 
 def resolve_signs(
-    threshold: jax.typing.ArrayLike = 1.7,
+    threshold: jax.typing.ArrayLike = 1.2,
     decay: jax.typing.ArrayLike = 0.95,
+    lean: jax.typing.ArrayLike = 0.1,
     *,
     statistics_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let each coordinate wait until the sign of its gradient is known.
 
-    The optimizer to train a network on mini-batches with is ``optax.chain(
-    resolve_signs(), rprop(0.05, eta_minus=0.75, skip_zero_grads=True))``. How it fares,
-    better than Adam at its customary 0.001, and not always as well as Adam at a rate
-    tuned to the problem, is in ``benchmarks/minibatch``.
+    The optimizer to train a network on mini-batches with is `minibatch_rprop`, which
+    is this test before Rprop. Its ``update`` needs the parameters. How it fares against
+    tuned and untuned rivals is in ``benchmarks/minibatch``.
 
-    A sequential test per coordinate. With the gradients :math:`g` since the
-    coordinate was last resolved, and the decay :math:`\lambda`, it keeps
+    A sequential test per coordinate. With its gradients :math:`g` and the decay
+    :math:`\lambda` it keeps
 
     .. math::
 
       S \leftarrow \lambda S + g, \qquad R \leftarrow \sqrt{\lambda^2 R^2 + g^2}.
 
-    Once :math:`|S| \geq c R`, for the threshold :math:`c`, the sign is resolved:
-    :math:`S` is emitted and both begin at 0 again. Until then 0 is emitted. To be
-    put before a transformation that looks only at signs, and for which a gradient
-    of 0 means that nothing is known.
+    Once :math:`|S| \geq c R` and S is not 0, the sign is resolved: S is emitted and
+    begins at 0 again, while R goes on. Until then 0 is emitted. To be put before a
+    transformation that looks only at signs, and for which a gradient of 0 means that
+    nothing is known.
 
-    With a threshold of at most 1 every gradient is resolved at once, and what comes
-    in goes out. A NaN is passed over as if it were 0. An infinity counts as the
-    largest number, and is resolved at once.
+    **The lean.** The test leans towards 0. Of a parameter :math:`w` that lies
+    :math:`r = \min(|w| / \mathrm{rms}, 2)` root mean squares of its array from 0,
 
-    **Threshold.** Rprop's step sizes grow only if successive signs are right with a
-    probability above 0.821, or, with an ``eta_minus`` of 0.75, 0.678. What a threshold
-    buys is that false decisions are rare; none excludes them, for noise resolves, too,
-    if one looks often enough. For signs that are right with probability q,
-    independently, without decay, and growth from 0.678 within 5,000 gradients:
+    .. math::
+
+      c = \max(c_0 - a r \, \mathrm{sign}(S w), \min(c_0, 1.05)),
+
+    for the threshold :math:`c_0` and the lean :math:`a`. A step is made against the
+    sign of S. So a step towards 0 needs less evidence, and a step away from 0 more:
+    a weight decay in units of the noise. Where the root mean square is 0 or not
+    finite, in float32 at magnitudes below 1e-19 or above 1e19, r is 0. Under sharding
+    it costs an all-reduce of one number per array; inside ``jax.shard_map`` it is that
+    of the shard.
+
+    A NaN gradient is passed over as if it were 0. An infinity counts as the largest
+    number, is resolved at once, and leaves no trace in R.
+
+    **Threshold.** With an ``eta_minus`` of 0.85 and an ``eta_plus`` of 1.1, step sizes
+    grow only if successive signs are right with a probability above 0.694. What a
+    threshold buys is that false decisions are rare; none excludes them, for noise
+    resolves, too. For signs that are right with probability q, independently, with the
+    default decay, no lean, and R settled:
 
     ========= ========================= =================== ====================
     threshold growth wants q of at least mean wait, q = 0.6  mean wait, q = 0.8
     ========= ========================= =================== ====================
-    1         0.678                      1                    1
-    1.5       0.517                     32                    6.5
-    1.7       0.511                     44                    7.5
-    2         0.507                     73                   10.4
+    1         0.551                     13.6                 6.6
+    1.2       0.541                     19.4                 8.3
+    1.5       0.532                     29.2                10.3
     ========= ========================= =================== ====================
 
-    Of 1.5 to 2, 1.7 had the least validation error on five problems. As
-    :math:`|S| \leq \sqrt n R`, gradients that all agree need :math:`c^2` of them: 3.
+    Pure noise is resolved, falsely or not, after 25 gradients in the mean at the
+    threshold of 1.2. Once R has settled, 5 equal gradients resolve a sign; the first
+    of all signs takes 2.
 
     **Decay.** While a coordinate waits, the others move, and what it has seen grows
-    stale. Without decay, the mean wait of pure noise is infinite.
+    stale. Without decay R only grows, and with it every wait.
 
     **When not to use it.** Where gradients are deterministic, as on the full data:
-    nothing is gained, and two steps of three are lost. And where a step is made only
-    now and then: a coordinate moves once in three steps at most.
+    nothing is gained, and four steps of five are lost. And where a step is made only
+    now and then: with a threshold above 1, a coordinate moves in every second step at
+    most.
 
     Args:
-      threshold: How many standard deviations, were the mean 0, the sum must lie
-        from 0. Positive.
+      threshold: How large the sum must be, as a multiple of R. Positive.
       decay: Factor of what was seen before, at every step, in (0, 1]; 1 never
         forgets.
+      lean: By how much the threshold is lower for a step towards 0, and higher for a
+        step away from it, per root mean square that the parameter lies from 0. Not
+        negative. 0 treats both alike, and needs no parameters.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and
         in float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
         together, rounded to three digits; in ten contests test errors differ by less
@@ -169,59 +207,60 @@ def resolve_signs(
     Returns:
       The gradient transformation. Its state is a `ResolveSignsState`, or, in
       bfloat16, a `PackedResolveSignsState`. Updates have the dtypes of the gradients.
+      Pass the parameters to ``update``, as in ``update(grads, state, params)``.
 
     Raises:
       TypeError: An argument is not a number. By ``init`` and ``update``: a parameter or
         gradient is not of real floating dtype, or the state is of another
         transformation.
-      ValueError: An argument is out of range, or no sign could be resolved. By
-        ``update``: the gradient has another structure or shape than the parameters.
-        Arguments that are JAX arrays are not checked for range.
+      ValueError: An argument is out of range, or a sign could never be resolved, as
+        with a `threshold` + 2 `lean` of sqrt((1 + decay) / (1 - decay)) or more. By
+        ``update``: the gradient has another structure or shape than the parameters,
+        or these are missing and `lean` is not 0. Arguments that are JAX arrays are
+        not checked for range.
 
     Example:
-      The first coordinate has a signal, the second is noise. Four gradients that
-      agree resolve a sign at the threshold of 2:
+      The first coordinate has a signal, the second is noise. Two gradients that agree
+      resolve the first sign, for R begins at 0:
 
       >>> import jax.numpy as jnp
-      >>> tx = resolve_signs(threshold=2.0, decay=1.0)
+      >>> tx = resolve_signs(lean=0)
       >>> state = tx.init(jnp.zeros(2))
-      >>> for grads in ([3.0, 1.0], [3.0, -1.0], [3.0, 1.0], [3.0, -1.0]):
+      >>> for grads in ([4.0, 1.0], [4.0, -1.0], [4.0, 1.0]):
       ...     updates, state = tx.update(jnp.array(grads), state)
       ...     print(updates)
       [0. 0.]
+      [7.8 0. ]
       [0. 0.]
-      [0. 0.]
-      [12.  0.]
 
     References:
-      The same statistic decides when a coordinate's gradient is worth sending to
-      other workers in Tsuzuku, Imachi and Akiba, Variance-based gradient compression
-      for efficient distributed deep learning, 2018,
-      https://arxiv.org/abs/1802.06058
+      The same statistic, where both sums begin anew, decides when a coordinate's
+      gradient is worth sending to other workers in Tsuzuku, Imachi and Akiba,
+      Variance-based gradient compression for efficient distributed deep learning,
+      2018, https://arxiv.org/abs/1802.06058
 
       Signs taken with their probability, without waiting: Balles and Hennig,
       Dissecting Adam, ICML 2018, https://arxiv.org/abs/1705.07774; Zadaianchuk,
       Probabilistic RPROP, a project report and code.
-
-      The wait of pure noise: Breiman, First exit times from a square root boundary,
-      Fifth Berkeley Symposium, volume 2, part 2, 1967.
     """
     bound = concrete_number("threshold", threshold, "resolve_signs")
     kept = concrete_number("decay", decay, "resolve_signs")
+    leaning = concrete_number("lean", lean, "resolve_signs")
     if bound is not None and not bound > 0:
         raise ValueError(f"threshold must be positive, got {threshold}.")
     if kept is not None and not 0 < kept <= 1:
         raise ValueError(f"decay must lie in (0, 1], got {decay}.")
+    if leaning is not None and leaning < 0:
+        raise ValueError(f"lean must not be negative, got {lean}.")
     if (
         bound is not None
         and kept is not None
-        and bound > 1
-        and (1 - kept) * bound**2 >= 1 + kept
+        and (1 - kept) * (bound + 2 * (leaning or 0)) ** 2 >= 1 + kept
     ):
         raise ValueError(
-            "threshold must be less than sqrt((1 + decay) / (1 - decay)), or not even"
-            f" equal gradients resolve, got threshold={threshold} with decay={decay}."
-            " Lower the threshold, or raise the decay."
+            "threshold + 2 * lean must be less than sqrt((1 + decay) / (1 - decay)), or"
+            f" not even equal gradients resolve, got threshold={threshold} and"
+            f" lean={lean} with decay={decay}. Lower threshold or lean, or raise decay."
         )
 
     packed = statistics_dtype is not None
@@ -248,17 +287,27 @@ def resolve_signs(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
-        del params, extra_args
+        del extra_args
         if not isinstance(state, state_type):
             raise TypeError(
                 f"state must be a {state_type.__name__}, as `init` returns it, got"
                 f" {type(state).__name__}."
             )
         grads = check_updates(updates, state)
+        weights = [None] * len(grads)
+        if leaning != 0 and grads:
+            if params is None:
+                raise ValueError(
+                    "params must be given, for the test leans towards 0: call"
+                    " update(grads, state, params). Where there are no parameters in"
+                    " the coordinates of the gradient, as inside in_eigenbasis, take"
+                    " lean=0."
+                )
+            weights = check_updates(params, state, "params")
         memories = zip(*map(jax.tree.leaves, state), strict=True)
         pairs = [
-            _update_leaf(grad, memory, threshold, decay)
-            for grad, memory in zip(grads, memories, strict=True)
+            _update_leaf(*leaf, threshold, decay, lean)
+            for leaf in zip(grads, memories, weights, strict=True)
         ]
         treedef = jax.tree.structure(updates)
         fields = (

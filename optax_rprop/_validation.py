@@ -199,8 +199,12 @@ def check_state(
         )
 
 
-def check_updates(updates: Any, memory: Sequence[Any]) -> list[jax.Array]:
+def check_updates(
+    updates: Any, memory: Sequence[Any], argument: str = "updates"
+) -> list[jax.Array]:
     """The leaves of the gradient, which must fit each tree that the state holds.
+
+    So must parameters, where an update needs them.
 
     Raises:
       TypeError: A leaf is complex, integer, boolean or no array.
@@ -212,11 +216,11 @@ def check_updates(updates: Any, memory: Sequence[Any]) -> list[jax.Array]:
         expected = jax.tree.structure(tree)
         if expected != actual:
             raise ValueError(
-                "updates must have the structure of the parameters given to `init`,"
-                f" {expected}, got {actual}."
+                f"{argument} must have the structure of the parameters given to"
+                f" `init`, {expected}, got {actual}."
             )
     grads = []
-    named = _named_leaves("updates", updates)
+    named = _named_leaves(argument, updates)
     for (name, leaf), *kept in zip(named, *map(jax.tree.leaves, memory), strict=True):
         _check_real_floating(name, leaf, _NOT_TRAINED)
         grads.append(jnp.asarray(leaf))

@@ -38,7 +38,8 @@ def test_an_epoch_uses_every_row_at_most_once(monkeypatch):
     )
     monkeypatch.setattr(train_minibatch, "observe", lambda *_: UNTRAINED)
     model = train_minibatch.MLP(4, rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, train_minibatch.minibatch_rprop(), wrt=nnx.Param)
+    build = train_minibatch.OPTIMIZERS["mini-batch Rprop"]
+    optimizer = nnx.Optimizer(model, build(), wrt=nnx.Param)
     train_minibatch.fit(
         model,
         optimizer,

@@ -15,7 +15,7 @@ import optax
 import pytest
 from checks import LAYOUTS, VARIANTS, rprop
 
-from optax_rprop import resolve_signs
+from optax_rprop import minibatch_rprop, resolve_signs
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="other backends fuse in another way"
@@ -106,22 +106,40 @@ def test_cost_of_one_leaf(state_layout, variant, skip_zero_grads, limit):
     assert_within(cost(optimizer), limit)
 
 
+# The root mean square of a leaf is two more fusions, of scalars but for one reading of
+# the parameters, which the test reads once again.
 @pytest.mark.parametrize(
-    ("state_layout", "statistics_dtype", "limit"),
+    ("state_layout", "statistics_dtype", "lean", "limit"),
     [
-        ("split", None, Cost(84, 0, 5, 0)),
-        ("packed", None, Cost(68, 0, 4, 0)),
-        ("byte", None, Cost(59, 0, 7, 0)),
-        ("byte", "bfloat16", Cost(31, 0, 6, 0)),
+        ("split", None, 0, Cost(84, 0, 5, 0)),
+        ("packed", None, 0, Cost(68, 0, 4, 0)),
+        ("byte", None, 0, Cost(59, 0, 7, 0)),
+        ("byte", "bfloat16", 0, Cost(31, 0, 6, 0)),
+        ("split", None, 0.1, Cost(92, 0, 7, 0)),
+        ("packed", None, 0.1, Cost(76, 0, 6, 0)),
+        ("byte", None, 0.1, Cost(67, 0, 9, 0)),
+        ("split", "bfloat16", 0.1, Cost(60, 0, 6, 0)),
+        ("packed", "bfloat16", 0.1, Cost(48, 0, 5, 0)),
+        ("byte", "bfloat16", 0.1, Cost(39, 0, 8, 0)),
     ],
 )
-def test_cost_of_a_sign_test(state_layout, statistics_dtype, limit):
+def test_cost_of_a_sign_test(state_layout, statistics_dtype, lean, limit):
     """The chain for mini-batches, likewise."""
     optimizer = optax.chain(
-        resolve_signs(statistics_dtype=statistics_dtype),
+        resolve_signs(lean=lean, statistics_dtype=statistics_dtype),
         rprop(0.05, skip_zero_grads=True, state_layout=state_layout),
     )
     assert_within(cost(optimizer), limit)
+
+
+@pytest.mark.parametrize("statistics_dtype", [None, "bfloat16"])
+def test_sign_test_is_made_in_place(statistics_dtype):
+    """Every donated byte of parameters and state becomes one of the result."""
+    params = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
+    optimizer = minibatch_rprop(statistics_dtype=statistics_dtype)
+    state = jax.eval_shape(optimizer.init, params)
+    memory = compile_step(optimizer, params).memory_analysis()
+    assert memory.alias_size_in_bytes == nbytes((params, state))
 
 
 @pytest.mark.parametrize("state_layout", LAYOUTS)
