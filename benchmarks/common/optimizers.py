@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optax
+from optax import contrib
 
 import optax_rprop
 
@@ -31,29 +32,51 @@ class Optimizer(NamedTuple):
     Attributes:
       name: What tables and pictures call it.
       build: Makes it from a setting: a learning rate or initial step size.
-      line_search: Whether it has a line search, and so no setting.
+      default: The setting at which its library would have it; NaN if it has none.
+      tuned: Whether there is a setting to tune.
+      line_search: Whether it has a line search.
     """
 
     name: str
     build: Callable[[Any], optax.GradientTransformation]
+    default: float = np.nan
+    tuned: bool = True
     line_search: bool = False
 
 
 def _variant(name: Any) -> Optimizer:
-    return Optimizer(name, lambda rate: optax_rprop.rprop(rate, variant=name))
+    return Optimizer(name, lambda rate: optax_rprop.rprop(rate, variant=name), 0.01)
 
 
 VARIANTS = tuple(map(_variant, ("irprop+", "irprop-", "rprop+", "rprop-")))
-ADAM = Optimizer("Adam", optax.adam)
+ADAM = Optimizer("Adam", optax.adam, 0.001)
+LBFGS = Optimizer("L-BFGS", lambda _: optax.lbfgs(), tuned=False, line_search=True)
 OPTIMIZERS = (
     *VARIANTS,
     Optimizer("optax.rprop", optax.rprop),
     ADAM,
     Optimizer("SGD, momentum 0.9", lambda rate: optax.sgd(rate, momentum=0.9)),
     Optimizer("Lion", lambda rate: optax.lion(rate, weight_decay=0.0)),
-    Optimizer("L-BFGS", lambda rate: optax.lbfgs(), line_search=True),
+    LBFGS,
 )
 TORCH = "torch.optim.Rprop"
+
+# What was made to need no tuning, at the defaults of its library. That of mechanized
+# Adam is its documentation's: a rate of 1.
+_TUNING_FREE: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "Prodigy": contrib.prodigy,
+    "D-Adapt AdamW": contrib.dadapt_adamw,
+    "mechanized Adam": lambda: contrib.mechanize(optax.adam(1.0)),
+    "MoMo": contrib.momo,
+    "MoMo-Adam": contrib.momo_adam,
+    "COCOB": contrib.cocob,
+    "DoG": contrib.dog,
+    "DoWG": contrib.dowg,
+}
+TUNING_FREE = tuple(
+    Optimizer(name, lambda _, build=build: build(), tuned=False)
+    for name, build in _TUNING_FREE.items()
+)
 
 
 def by_layout(variant: Any, **options: Any) -> dict[str, optax.GradientTransformation]:

@@ -19,7 +19,7 @@ import tqdm
 
 import optax_rprop
 from benchmarks.common import cli
-from benchmarks.common.optimizers import ADAM, Optimizer
+from benchmarks.common.optimizers import ADAM, LBFGS, Optimizer
 from benchmarks.common.problems import Problem
 from benchmarks.common.results import Study
 from benchmarks.eigenbasis.unseen import nist, unseen
@@ -47,7 +47,6 @@ def in_eigenbasis(rate: Any, **options: Any) -> optax.GradientTransformation:
     return optax_rprop.in_eigenbasis(irprop_plus(rate), **options)
 
 
-LBFGS = Optimizer("L-BFGS", lambda rate: optax.lbfgs(), line_search=True)
 PLAIN = Optimizer("irprop+", irprop_plus)
 FULL_MATRIX = functools.partial(in_eigenbasis, full_matrix=True)
 
@@ -104,7 +103,7 @@ def run_all(problem: Problem, budget: int, settings: Any, runs: int) -> Runs:
     made = {}
     for optimizer in optimizers(problem):
         runner = Runner(problem, optimizer, budget, watch=False)
-        for setting in settings[:1] if optimizer.line_search else settings:
+        for setting in settings if optimizer.tuned else settings[:1]:
             for run in range(runs):
                 made[optimizer.name, setting, run] = runner(setting, run)
     return made

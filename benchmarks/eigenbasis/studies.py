@@ -18,12 +18,11 @@ import tqdm
 
 import optax_rprop
 from benchmarks.common import cli
-from benchmarks.common.optimizers import Optimizer
+from benchmarks.common.optimizers import LBFGS, Optimizer
 from benchmarks.common.problems import Problem, digits
 from benchmarks.common.results import Study
 from benchmarks.eigenbasis.run import (
     FULL_MATRIX,
-    LBFGS,
     PLAIN,
     in_eigenbasis,
     irprop_plus,
@@ -199,10 +198,8 @@ def trained_on(batch: int, epochs: int, runs: int) -> Iterator[dict[str, Any]]:
     """A row an optimizer."""
     problem = digits(1024)
     data = problem.data
-    tested = optax.chain(
-        optax_rprop.resolve_signs(),
-        optax_rprop.rprop(0.05, eta_minus=0.75, skip_zero_grads=True),
-    )
+    # In a rotated basis, no parameters are known to lean on.
+    tested = optax_rprop.minibatch_rprop(lean=0)
     entrants = {
         "plain": tested,
         **{

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.common.optimizers import OPTIMIZERS, Optimizer
+from benchmarks.common.optimizers import Optimizer
 from benchmarks.common.problems import Problem
 
 
@@ -170,7 +170,11 @@ class Runner:
 
 
 def compile_all(
-    problem: Problem, budget: int, *, watch: bool = False
+    problem: Problem,
+    optimizers: Sequence[Optimizer],
+    budget: int,
+    *,
+    watch: bool = False,
 ) -> dict[str, Runner]:
     """Every optimizer on a problem, by name; compiled side by side."""
     problem.start(0)
@@ -179,5 +183,5 @@ def compile_all(
         return Runner(problem, optimizer, budget, watch=watch)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        names = [optimizer.name for optimizer in OPTIMIZERS]
-        return dict(zip(names, pool.map(compiled, OPTIMIZERS), strict=True))
+        names = [optimizer.name for optimizer in optimizers]
+        return dict(zip(names, pool.map(compiled, optimizers), strict=True))

@@ -17,14 +17,15 @@ import tqdm
 
 from benchmarks.common import cli, pytorch
 from benchmarks.common.data import find_proben1
-from benchmarks.common.optimizers import OPTIMIZERS, RATES, TORCH
+from benchmarks.common.optimizers import OPTIMIZERS, RATES, TORCH, TUNING_FREE
 from benchmarks.common.problems import Problem, digits
 from benchmarks.common.results import Study
 from benchmarks.full_batch.descend import Runner, compile_all
 from benchmarks.full_batch.functions import quadratic
 from benchmarks.full_batch.models import proben1
 
-LINE_SEARCHES = {optimizer.name for optimizer in OPTIMIZERS if optimizer.line_search}
+CONTENDERS = (*OPTIMIZERS, *TUNING_FREE)
+UNTUNED = {optimizer.name for optimizer in CONTENDERS if not optimizer.tuned}
 DATA_SET = "building1"
 Measure = Callable[[float, int], tuple[float, float]]
 """Evaluations and seconds to the target, of a setting and a run; or infinities."""
@@ -81,7 +82,7 @@ def measures(task: Task, torch: Any) -> dict[str, Measure]:
 
     ready: dict[str, Measure] = {
         name: functools.partial(measure, runner)
-        for name, runner in compile_all(task.problem, task.budget).items()
+        for name, runner in compile_all(task.problem, CONTENDERS, task.budget).items()
     }
     if torch is not None:
         ready[TORCH] = torch_measure(torch, task)
@@ -93,10 +94,10 @@ def sweep(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All settings, each from all starts: rows of evaluations, and median seconds."""
     rows, times = [], []
-    searches = optimizer in LINE_SEARCHES
-    for setting in grid[:1] if searches else grid:
+    untuned = optimizer in UNTUNED
+    for setting in grid[:1] if untuned else grid:
         found = [measure(float(setting), run) for run in range(runs)]
-        who = {"optimizer": optimizer, "setting": np.nan if searches else setting}
+        who = {"optimizer": optimizer, "setting": np.nan if untuned else setting}
         for run, (evaluations, _) in enumerate(found):
             count = evaluations if np.isfinite(evaluations) else np.nan
             rows.append(who | {"run": run, "evaluations": count})

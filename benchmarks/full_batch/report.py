@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from benchmarks.common import plots, results
+from benchmarks.common.optimizers import TUNING_FREE
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import markdown, number, pivot, report
 from benchmarks.full_batch.rivals import EACH, ONE, TOLERANCES
@@ -92,8 +93,13 @@ def headline_insensitivity(folder: Path = RESULTS) -> str:
 
 
 def insensitivity_picture(folder: Path = RESULTS) -> Figure:
-    """Gradients to the target over the setting, a panel a problem."""
+    """Gradients to the target over the setting, a panel a problem.
+
+    Of what has no setting, only L-BFGS is drawn: the others are lines on lines.
+    """
     medians = median_gradients(folder).replace(np.inf, np.nan)
+    left_out = [optimizer.name for optimizer in TUNING_FREE]
+    medians = medians.drop(left_out, level="optimizer", errors="ignore")
     problems = results.read(folder, "insensitivity_problems").set_index("problem")
     picture = plots.figure(2.6 * len(problems) + 0.4, 3.6)
     axes = np.ravel(picture.subplots(1, len(problems), sharex=True))
@@ -149,14 +155,33 @@ def _fractions(
     return pd.DataFrame(fractions, costs.index, ratios)
 
 
+# Cheapest, within twice the cheapest, solved.
+_RATIOS = np.array([1, 2, np.inf])
+
+
+def _percents(fractions: Frame) -> Frame:
+    return fractions.apply(lambda row: " / ".join(f"{x:.0f}" for x in row), axis=1)
+
+
 def profiles(cost: str, folder: Path = RESULTS) -> str:
     """Percent of all starts: cheapest / within twice the cheapest / solved."""
     columns = {
-        f"{name}, to {tolerance:g}": _fractions(
-            folder, tuning, tolerance, cost, np.array([1, 2, np.inf])
-        ).apply(lambda row: " / ".join(f"{x:.0f}" for x in row), axis=1)
+        f"{name}, to {tolerance:g}": _percents(
+            _fractions(folder, tuning, tolerance, cost, _RATIOS)
+        )
         for tolerance, (tuning, name) in itertools.product(TOLERANCES, TUNINGS.items())
     }
+    return markdown(pd.DataFrame(columns))
+
+
+def untuned(folder: Path = RESULTS) -> str:
+    """The same with nothing tuned, in evaluations."""
+    rows = results.read(folder, "rivals_untuned").set_index(["problem", "run"])
+    columns = {}
+    for tolerance, part in rows.groupby("tolerance", sort=False):
+        costs = part.drop(columns="tolerance").fillna(np.inf).T
+        fractions = 100 * performance_profile(costs.to_numpy(), _RATIOS)
+        columns[f"to {tolerance:g}"] = _percents(pd.DataFrame(fractions, costs.index))
     return markdown(pd.DataFrame(columns))
 
 
@@ -255,6 +280,7 @@ SHOWN = (
     headline_rivals,
     functools.partial(profiles, "evaluations"),
     functools.partial(profiles, "seconds"),
+    untuned,
     single_settings,
     *(
         functools.partial(costs, *how)

@@ -4,7 +4,8 @@ A problem is solved once the loss has fallen the fraction 1 - tolerance of the w
 from the start to the lowest value that any of the optimizers found from that start
 (Moré and Wild, 2009, https://doi.org/10.1137/080724083). Each optimizer is tuned on
 one start and measured on others: once with the setting that is best for the problem,
-once with the one setting that is best over all problems.
+once with the one setting that is best over all problems. And once, beside optimizers
+that were made for it, with nothing tuned at all.
 """
 
 import argparse
@@ -18,7 +19,12 @@ import tqdm
 
 from benchmarks.common import cli
 from benchmarks.common.data import find_proben1
-from benchmarks.common.optimizers import OPTIMIZERS, RATES, Optimizer
+from benchmarks.common.optimizers import (
+    OPTIMIZERS,
+    RATES,
+    TUNING_FREE,
+    Optimizer,
+)
 from benchmarks.common.problems import Problem, digits
 from benchmarks.common.results import Study
 from benchmarks.full_batch import functions, models
@@ -28,6 +34,7 @@ TOLERANCES = (1e-2, 1e-4)
 TUNING_RUN = 0
 # Tuned to each problem, or one setting for all.
 EACH, ONE = "each", "one"
+UNTUNED = (*(o for o in OPTIMIZERS if o.default > 0 or not o.tuned), *TUNING_FREE)
 DATA_SETS = ("building1", "glass1", "heart1")
 
 
@@ -64,7 +71,9 @@ class Bout:
     def __init__(self, problem: Problem, budget: int) -> None:
         self.problem = problem
         self.budget = budget
-        self._runners = compile_all(problem, budget, watch=True)
+        self._runners = compile_all(
+            problem, (*OPTIMIZERS, *TUNING_FREE), budget, watch=True
+        )
         self._runs: dict[tuple[str, float, int], Run] = {}
         self._start: dict[int, float] = {}
         self._lowest: dict[int, float] = {}
@@ -107,8 +116,8 @@ class Bout:
 
 
 def settings(optimizer: Optimizer, grid: Sequence[float]) -> Sequence[float]:
-    """What to try; with a line search there is nothing to try."""
-    return grid[:1] if optimizer.line_search else grid
+    """What to try; some have nothing to try."""
+    return grid if optimizer.tuned else grid[:1]
 
 
 def tune(
@@ -143,11 +152,10 @@ class Choice(NamedTuple):
 
     def row(self, run: int, **found: float) -> dict[str, Any]:
         """A row of results, with missing values for infinities."""
-        searches = self.optimizer.line_search
         return {
             "problem": self.bout.problem.name,
             "optimizer": self.optimizer.name,
-            "setting": np.nan if searches else self.setting,
+            "setting": self.setting if self.optimizer.tuned else np.nan,
             "run": run,
             **{k: v if np.isfinite(v) else np.nan for k, v in found.items()},
         }
@@ -196,6 +204,23 @@ def cost_rows(
         yield how | choice.row(run, evaluations=evaluations, seconds=seconds)
 
 
+def untuned_rows(
+    bouts: Sequence[Bout], grid: Sequence[float], runs: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Evaluations until solved with nothing tuned, a column an optimizer."""
+    # What has no setting runs with any.
+    names = {o.name: o.default if o.tuned else grid[0] for o in UNTUNED}
+    for bout, run, setting in itertools.product(bouts, runs, names.items()):
+        bout.run(*setting, run)
+    for tolerance, bout, run in itertools.product(TOLERANCES, bouts, runs):
+        found = {
+            name: bout.cost(name, setting, run, tolerance)[0]
+            for name, setting in names.items()
+        }
+        where = {"tolerance": tolerance, "problem": bout.problem.name, "run": run}
+        yield where | {k: v if np.isfinite(v) else np.nan for k, v in found.items()}
+
+
 def held_out_rows(
     choices: Sequence[Choice], runs: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
@@ -236,6 +261,8 @@ def main(arguments: list[str] | None = None) -> None:
             bout.run(optimizer.name, setting, TUNING_RUN)
     by_costs, by_validation = choose(bouts, grid)
     measure([*by_costs, *by_validation], runs)
+    # First, as its runs may find a lower loss, which says what is solved.
+    study.add(untuned_rows(bouts, grid, runs), "untuned")
     study.add(map(problem_row, bouts), "problems")
     study.add(held_out_rows(by_validation, runs), "held_out")
     study.add(cost_rows(by_costs, runs))

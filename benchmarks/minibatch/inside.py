@@ -1,4 +1,4 @@
-"""A look inside mini-batch Rprop while it trains, and at its sign test alone."""
+"""A look inside while the first sign test trains, and at that test alone."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import optax_rprop
 from benchmarks.common.problems import Problem
+from benchmarks.minibatch.first_test import resolve_signs
 from benchmarks.minibatch.methods import sign_test_and_rule
 from benchmarks.minibatch.train import batches, initial_params, runs_and_rows
 
@@ -75,7 +75,7 @@ def _fraction(hits: jax.Array, among: jax.Array) -> jax.Array:
 
 
 def look_inside(problem: Problem, size: int, steps: int) -> Inside:
-    """Train by the two parts of mini-batch Rprop; compare with the true signs."""
+    """Train by test and rule; compare with the true signs."""
     test, rule = sign_test_and_rule()
     runs, rows = runs_and_rows(problem.data)
     error: Any = problem.error
@@ -138,7 +138,7 @@ def sign_decisions(steps: int, coordinates: int = 200) -> Iterator[dict[str, flo
 
     @jax.jit
     def run(threshold: float, decay: float) -> Any:
-        test: Any = optax_rprop.resolve_signs(threshold, decay)
+        test: Any = resolve_signs(threshold, decay)
 
         def step(state: Any, key: jax.Array) -> tuple[Any, Any]:
             noise = jax.random.normal(key, (len(MEANS), coordinates))

@@ -15,6 +15,7 @@ import optax
 from jax.scipy.stats import norm
 
 import optax_rprop
+from benchmarks.minibatch.first_test import resolve_signs
 
 Setting = Mapping[str, float]
 Build = Callable[[Mapping[str, Any], int], optax.GradientTransformation]
@@ -27,11 +28,13 @@ class Optimizer(NamedTuple):
       name: What tables call it.
       build: Makes the optimizer from a setting and the number of steps.
       settings: The settings.
+      evaluated: The parameters to evaluate, of state and parameters.
     """
 
     name: str
     build: Build
-    settings: Sequence[Setting]
+    settings: Sequence[Setting] = ({},)
+    evaluated: Callable[[Any, Any], Any] = lambda state, params: params
 
 
 def grid(**options: Sequence[float]) -> list[dict[str, float]]:
@@ -121,7 +124,7 @@ def probabilistic_rprop(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _scheduled(factory: Callable[..., Any], **options: Any) -> Build:
+def scheduled(factory: Callable[..., Any], **options: Any) -> Build:
     """An optimizer of Optax with a rate, and a schedule if the setting says so."""
     return lambda setting, steps: factory(_rate(setting, steps), **options)
 
@@ -144,7 +147,7 @@ def _accumulated(setting: Any, steps: int) -> optax.GradientTransformation:
     return tx.gradient_transformation()
 
 
-# The settings of mini-batch Rprop, the same on every problem.
+# The settings of the first sign test, the same on every problem.
 DEFAULTS = {
     "threshold": 1.7,
     "decay": 0.95,
@@ -157,16 +160,14 @@ DEFAULTS = {
 
 def sign_test_and_rule(
     variant: Any = "irprop-", **changes: Any
-) -> tuple[
-    optax.GradientTransformationExtraArgs, optax.GradientTransformationExtraArgs
-]:
-    """The two parts of mini-batch Rprop, with its settings or others."""
+) -> tuple[optax.GradientTransformation, optax.GradientTransformationExtraArgs]:
+    """The first sign test and its rule, with their settings or others."""
     options = {**DEFAULTS, **changes}
-    test = optax_rprop.resolve_signs(options.pop("threshold"), options.pop("decay"))
+    test = resolve_signs(options.pop("threshold"), options.pop("decay"))
     return test, optax_rprop.rprop(**options, variant=variant, skip_zero_grads=True)
 
 
-def _minibatch(setting: Any, steps: int) -> optax.GradientTransformation:
+def _first(setting: Any, steps: int) -> optax.GradientTransformation:
     del setting, steps
     return optax.chain(*sign_test_and_rule())
 
@@ -177,25 +178,25 @@ def _decayed(setting: Any, steps: int) -> optax.GradientTransformation:
     return optax.chain(decay, *sign_test_and_rule())
 
 
-OURS = "mini-batch Rprop"
-OURS_DECAYED = "mini-batch Rprop, weight decay"
+FIRST = "first sign test"
+FIRST_DECAYED = "first sign test, weight decay"
 BOTH = (0, 1)
 _ADAM_GRID = grid(rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2], cosine=BOTH)
 _ADAMW_GRID = grid(rate=[1e-3, 3e-3, 1e-2], decay=[0.1], cosine=BOTH)
 _SGD_GRID = grid(rate=[3e-3, 1e-2, 3e-2, 1e-1, 3e-1], cosine=BOTH)
 _SIGN_GRID = grid(rate=[1e-4, 3e-4, 1e-3, 3e-3], cosine=BOTH)
 OPTIMIZERS = (
-    Optimizer(OURS, _minibatch, [{}]),
-    Optimizer(OURS_DECAYED, _decayed, grid(decay=[0, 1e-4, 1e-3])),
+    Optimizer(FIRST, _first),
+    Optimizer(FIRST_DECAYED, _decayed, grid(decay=[0, 1e-4, 1e-3])),
     Optimizer("Rprop", _accumulated, grid(batches=[1])),
     Optimizer("Rprop, accumulated", _accumulated, grid(batches=[4, 16, 64])),
     Optimizer("probabilistic", _probabilistic, grid(cap=[0.01, 0.05], cosine=BOTH)),
-    Optimizer("Adam, 0.001", _scheduled(optax.adam), grid(rate=[1e-3], cosine=[0])),
-    Optimizer("Adam", _scheduled(optax.adam), _ADAM_GRID),
-    Optimizer("AdamW", _scheduled(optax.adamw, weight_decay=0.1), _ADAMW_GRID),
-    Optimizer("Lion", _scheduled(optax.lion, weight_decay=0.0), _SIGN_GRID),
-    Optimizer("SGD", _scheduled(optax.sgd, momentum=0.9), _SGD_GRID),
-    Optimizer("signSGD", _scheduled(_sign_sgd), _SIGN_GRID),
+    Optimizer("Adam, 0.001", scheduled(optax.adam), grid(rate=[1e-3], cosine=[0])),
+    Optimizer("Adam", scheduled(optax.adam), _ADAM_GRID),
+    Optimizer("AdamW", scheduled(optax.adamw, weight_decay=0.1), _ADAMW_GRID),
+    Optimizer("Lion", scheduled(optax.lion, weight_decay=0.0), _SIGN_GRID),
+    Optimizer("SGD", scheduled(optax.sgd, momentum=0.9), _SGD_GRID),
+    Optimizer("signSGD", scheduled(_sign_sgd), _SIGN_GRID),
 )
 
 
@@ -205,7 +206,7 @@ NO_WEIGHT_DECAY = {"decay_inside": 0.0, "decay_outside": 0.0}
 
 
 def _ablation(variant: Any) -> Callable[..., optax.GradientTransformation]:
-    """Mini-batch Rprop, with parts of it changed."""
+    """The first sign test and its rule, with parts of them changed."""
 
     def build(setting: Any, steps: int) -> optax.GradientTransformation:
         del steps

@@ -6,14 +6,14 @@ from matplotlib.figure import Figure
 from benchmarks.common import plots
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import in_order
-from benchmarks.minibatch.methods import OURS, OURS_DECAYED
+from benchmarks.minibatch.methods import FIRST
+from benchmarks.minibatch.tidy import ADAM, OURS
 from benchmarks.minibatch.train import STEPS
 
-ADAM = "Adam"
 # Those that are drawn, each with its marker.
 SHOWN = {
     OURS: "o",
-    OURS_DECAYED: "",
+    FIRST: "",
     "Adam, 0.001": "s",
     "SGD": "",
     "Rprop": "^",

@@ -8,7 +8,7 @@ from tqdm import tqdm
 import optax_rprop
 from benchmarks.common import cli
 from benchmarks.common.results import Study
-from benchmarks.minibatch.methods import Optimizer, sign_test_and_rule
+from benchmarks.minibatch.methods import Optimizer
 from benchmarks.minibatch.problems import DEVELOPED_ON
 from benchmarks.minibatch.run import RUNS, batch_sizes, load_problems
 from benchmarks.minibatch.train import CHECKPOINTS, STEPS, contest
@@ -20,8 +20,7 @@ SIZES = (32, 128)
 def _optimizer(name: str) -> Optimizer:
     def build(setting: Any, steps: int) -> optax.GradientTransformation:
         del setting, steps
-        test = optax_rprop.resolve_signs(statistics_dtype=DTYPES[name])
-        return optax.chain(test, sign_test_and_rule()[1])
+        return optax_rprop.minibatch_rprop(statistics_dtype=DTYPES[name])
 
     return Optimizer(name, build, [{}])
 
@@ -45,8 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         steps = 2 * CHECKPOINTS if options.quick else STEPS[size]
         rows, _ = contest(problem, optimizers, size, steps)
         where = {"problem": problem.name, "batch": size}
-        kept = ("optimizer", "run", "test_error")
-        study.add([where | {name: row[name] for name in kept} for row in rows])
+        study.add([where | row for row in rows if row.pop("measure") == "test_error"])
 
 
 if __name__ == "__main__":

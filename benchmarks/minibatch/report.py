@@ -10,65 +10,24 @@ from scipy import stats
 
 from benchmarks.common import results
 from benchmarks.common.results import Frame
-from benchmarks.common.tables import in_order, markdown, number, pivot, report
+from benchmarks.common.tables import markdown, number, pivot, report
 from benchmarks.minibatch import batch_size_report, pictures
-from benchmarks.minibatch.methods import OURS
+from benchmarks.minibatch import tuning_free_report as tuning_free
 from benchmarks.minibatch.problems import DEVELOPED_ON
+from benchmarks.minibatch.tidy import (
+    ADAM,
+    OURS,
+    contests,
+    mean_errors,
+    verdict,
+    verdicts,
+)
 from benchmarks.minibatch.train import STEPS
 
 RESULTS = Path(__file__).parent / "results"
-ADAM = "Adam"
-LEVEL = 0.05
 # How often pure noise is resolved at the default threshold and decay: the table of the
 # sign test has its inverse.
 NOISE = {"threshold": 1.7, "decay": 0.95, "mean": 0.0}
-
-
-def contests(folder: Path) -> Frame:
-    """A row a contest, optimizer and run, in the order of problems and batches.
-
-    The column ``has_errors`` tells contests in which all settings have errors left,
-    so that these have logarithms.
-    """
-    rows = results.read(folder, "contests")
-    tried = results.read(folder, "contests_settings")
-    keys = ["problem", "batch"]
-    least = tried.groupby(keys)[["test_error", "validation_error"]].min().min(axis=1)
-    rows = rows.join((least > 0).rename("has_errors"), on=keys)
-    places = {str(size): i for i, size in enumerate(STEPS)}
-    order = {name: i for i, name in enumerate(_problem_names(folder))}
-    rows = rows.assign(batch=rows["batch"].astype(str))
-    return rows.sort_values(
-        keys, key=lambda column: column.map(places | order), kind="stable"
-    )
-
-
-def _problem_names(folder: Path) -> list[str]:
-    return in_order(results.read(folder, "problems"), "problem")
-
-
-def mean_errors(rows: Frame, column: str = "test_error") -> Frame:
-    """Means over the runs: a row a contest, a column an optimizer."""
-    means = rows.groupby(["problem", "batch", "optimizer"], sort=False)[column].mean()
-    return means.unstack(sort=False)
-
-
-def verdict(difference: np.ndarray) -> int:
-    """1, -1 or 0: by a paired t test at 5 %, worse, better, or undecided."""
-    if not np.any(difference):
-        return 0
-    found: Any = stats.ttest_1samp(difference, 0.0)
-    return int(np.sign(difference.mean())) if found.pvalue < LEVEL else 0
-
-
-def verdicts(rows: Frame) -> Frame:
-    """Of mini-batch Rprop against each optimizer (columns) in each contest (rows)."""
-    wide = rows.set_index(["problem", "batch", "run", "optimizer"])["test_error"]
-    wide = wide.unstack(sort=False)
-    against = wide[[OURS]].to_numpy() - wide
-    return against.groupby(level=["problem", "batch"], sort=False).agg(
-        lambda difference: verdict(difference.to_numpy())
-    )
 
 
 def groups(rows: Frame) -> dict[str, Frame]:
@@ -110,11 +69,10 @@ def precision(folder: Path = RESULTS) -> str:
     rows = results.read(folder, "precision")
     table = {}
     for (problem, size), part in rows.groupby(["problem", "batch"], sort=False):
-        wide = part.pivot(index="run", columns="optimizer", values="test_error")
-        change = wide["bfloat16"] - wide["float32"]
+        change = part["bfloat16"] - part["float32"]
         table[f"{problem}, {size}"] = {
-            "float32": f"{wide['float32'].mean():.2f}",
-            "bfloat16": f"{wide['bfloat16'].mean():.2f}",
+            "float32": f"{part['float32'].mean():.2f}",
+            "bfloat16": f"{part['bfloat16'].mean():.2f}",
             "difference": f"{change.mean():+.2f}",
             "its standard error": f"{change.sem():.2f}",
         }
@@ -147,7 +105,7 @@ def one_setting(folder: Path = RESULTS) -> str:
 
 def errors(column: str = "test_error", folder: Path = RESULTS) -> str:
     """One row a contest: mean and standard error over the runs, the lowest bold."""
-    rows = contests(folder)
+    rows = contests(folder).dropna(subset=[column])
     cells = rows.groupby(["problem", "batch", "optimizer"], sort=False)[column]
     means, spread = cells.mean(), cells.sem()
     texts = means.map("{:.2f}".format) + " (" + spread.map("{:.2f}".format) + ")"
@@ -326,6 +284,12 @@ SHOWN = (
     batch_size_report.details,
     batch_size_report.remedies,
     batch_size_report.accumulation,
+    tuning_free.headline,
+    tuning_free.summary,
+    tuning_free.by_batch,
+    tuning_free.sign_tests,
+    tuning_free.errors,
+    tuning_free.problems,
 )
 PICTURES = {
     "contests": lambda folder: pictures.contests(contests(folder)),

@@ -1,4 +1,4 @@
-"""Rprop on mini-batches: its sequential sign test, against tuned rivals.
+"""The first sequential sign test on mini-batches, and tuned rivals.
 
 For every problem and batch size, each setting of each optimizer trains in every run.
 An optimizer's setting is the one with the least validation error, and its test error
@@ -26,7 +26,7 @@ from benchmarks.common.problems import Problem
 from benchmarks.common.results import Study, exists
 from benchmarks.minibatch import problems as sets
 from benchmarks.minibatch.inside import CHECKPOINTS, look_inside, sign_decisions
-from benchmarks.minibatch.methods import OPTIMIZERS, OURS
+from benchmarks.minibatch.methods import FIRST, OPTIMIZERS
 from benchmarks.minibatch.train import FULL, STEPS, ablate, contest, runs_and_rows
 
 RUNS, INSIDE_RUNS = 10, 3
@@ -119,7 +119,7 @@ def run_part(part: Part, study: Study, *, quick: bool) -> None:
     if part.study == "contests":
         optimizers = list(OPTIMIZERS)
         if quick:
-            some = [o for o in OPTIMIZERS if o.name in {OURS, "SGD", "Adam"}]
+            some = [o for o in OPTIMIZERS if o.name in {FIRST, "SGD", "Adam"}]
             optimizers = [o._replace(settings=o.settings[:1]) for o in some]
         found, tried = contest(part.problem, optimizers, size, steps)
     elif part.study == "ablations":

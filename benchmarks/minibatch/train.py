@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.common.data import Split
+from benchmarks.common.data import Data, Split
 from benchmarks.common.problems import Problem
 from benchmarks.minibatch import methods
 from benchmarks.minibatch.methods import Optimizer
@@ -25,10 +25,10 @@ MEASURED_ROWS = 1000
 class Curves(NamedTuple):
     """How training went; shape (checkpoints, runs, settings)."""
 
-    train_loss: Any
     validation_loss: Any
     validation_error: Any
     test_error: Any
+    train_loss: Any = None
 
 
 def batches(rows: int, size: int, steps: int, runs: int) -> np.ndarray:
@@ -82,12 +82,13 @@ class Ensemble:
         part = slice(self._ends[number], self._ends[number + 1])
         return jax.tree.map(lambda leaf: leaf[:, part], tree)
 
-    def _map(self, method: str, number: int, *trees: Any) -> Any:
-        """Call `init` or `update` of one optimizer with each setting, for each run."""
+    def _map(self, number: int, call: Callable[..., Any], *trees: Any) -> Any:
+        """Call one optimizer with each setting, for each run."""
         optimizer = self._optimizers[number]
 
         def one(setting: Any, *trees: Any) -> Any:
-            return getattr(optimizer.build(setting, self._steps), method)(*trees)
+            tx = optimizer.build(setting, self._steps)
+            return call(optax.with_extra_args_support(tx), *trees)
 
         over_settings = jax.vmap(one)
         over_runs = jax.vmap(over_settings, (None, *(0 for _ in trees)))
@@ -95,65 +96,114 @@ class Ensemble:
 
     def init(self, params: Any) -> list[Any]:
         """The states."""
-        numbers = range(len(self._optimizers))
-        return [self._map("init", n, self._cut(params, n)) for n in numbers]
+        return [
+            self._map(n, lambda tx, params: tx.init(params), self._cut(params, n))
+            for n in range(len(self._optimizers))
+        ]
 
-    def update(self, grads: Any, states: list[Any], params: Any) -> Any:
-        """New parameters and states."""
+    def update(self, grads: Any, states: list[Any], params: Any, values: Any) -> Any:
+        """New parameters and states; values are the losses, shape (runs, settings)."""
+
+        def call(tx: Any, state: Any, grads: Any, params: Any, value: Any) -> Any:
+            return tx.update(grads, state, params, value=value)
+
         pairs = [
-            self._map("update", n, self._cut(grads, n), state, self._cut(params, n))
+            self._map(n, call, state, *self._cut((grads, params, values), n))
             for n, state in enumerate(states)
         ]
-        updates = jax.tree.map(
-            lambda *leaves: jnp.concatenate(leaves, axis=1),
-            *(updates for updates, _ in pairs),
-        )
+        updates = _join([updates for updates, _ in pairs])
         return optax.apply_updates(params, updates), [state for _, state in pairs]
+
+    def evaluated(self, states: list[Any], params: Any) -> Any:
+        """The parameters to evaluate: for most optimizers, those that it trains."""
+        return _join(
+            [
+                self._map(
+                    n,
+                    lambda _, *trees, evaluated=optimizer.evaluated: evaluated(*trees),
+                    state,
+                    self._cut(params, n),
+                )
+                for n, (optimizer, state) in enumerate(
+                    zip(self._optimizers, states, strict=True)
+                )
+            ]
+        )
+
+
+def _join(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *trees)
 
 
 def train(
-    problem: Problem, optimizers: Sequence[Optimizer], size: int, steps: int
-) -> Curves:
-    """Train every setting of every optimizer on the data of every run at once."""
+    problem: Problem,
+    optimizers: Sequence[Optimizer],
+    size: int,
+    steps: int,
+    *,
+    averaged: bool = False,
+) -> list[Curves]:
+    """Train every setting of every optimizer on the data of every run at once.
+
+    Returns:
+      The curves of the iterates and, if `averaged`, those of their average, without
+      training losses. In the average, the last steps weigh most: step t does
+      ``a += 9 / (t + 8) * (p - a)``.
+    """
     runs, rows = runs_and_rows(problem.data)
     ensemble = Ensemble(optimizers, steps)
     assert problem.error is not None
-    gradient = _over_networks(jax.grad(problem.loss))
-    loss, error = _over_networks(problem.loss), _over_networks(problem.error)
+    gradient = _over_networks(jax.value_and_grad(problem.loss))
+    measures = problem.loss, problem.error
 
-    def train_all(params: Any, data: Split, order: jax.Array) -> Curves:
+    def train_all(params: Any, data: Split, order: jax.Array) -> list[Curves]:
         params = jax.tree.map(
             lambda leaf: jnp.repeat(leaf[:, None], ensemble.size, axis=1), params
         )
         measured = {name: part[:, :MEASURED_ROWS] for name, part in data.train.items()}
 
         def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
-            params, states = carry
+            params, states, count, *averages = carry
             batch = jax.tree.map(
                 lambda part: jax.vmap(lambda part, i: part[i])(part, rows), data.train
             )
-            return ensemble.update(gradient(params, batch), states, params), None
+            values, grads = gradient(params, batch)
+            params, states = ensemble.update(grads, states, params, values)
+            if averages:
+                now = ensemble.evaluated(states, params)
+                share = 9 / (count + 9)
+                averages = [optax.incremental_update(now, averages[0], share)]
+            return (params, states, count + 1, *averages), None
 
-        def interval(carry: Any, rows: jax.Array) -> tuple[Any, Curves]:
-            (params, states), _ = jax.lax.scan(step, carry, rows)
-            return (params, states), Curves(
-                train_loss=loss(params, measured),
+        def curves(params: Any) -> Curves:
+            # Run by run, as all at once take too much memory.
+            return jax.lax.map(lambda run: of_run(*run), (params, measured, data))
+
+        def of_run(params: Any, measured: Data, data: Split) -> Curves:
+            loss, error = (jax.vmap(measure, (0, None)) for measure in measures)
+            return Curves(
                 validation_loss=loss(params, data.validation),
                 validation_error=error(params, data.validation),
                 test_error=error(params, data.test),
+                train_loss=None if averaged else loss(params, measured),
             )
 
-        return jax.lax.scan(interval, (params, ensemble.init(params)), order)[1]
+        def interval(carry: Any, rows: jax.Array) -> tuple[Any, list[Curves]]:
+            carry, _ = jax.lax.scan(step, carry, rows)
+            params, states, _, *averages = carry
+            now = ensemble.evaluated(states, params)
+            return carry, [curves(evaluated) for evaluated in (now, *averages)]
+
+        start = params, ensemble.init(params), 0, *([params] if averaged else [])
+        return jax.lax.scan(interval, start, order)[1]
 
     order = batches(rows, size, steps, runs)
     order = order.reshape(CHECKPOINTS, -1, *order.shape[1:])
     params = initial_params(problem.init, runs)
-    curves = jax.jit(train_all)(params, problem.data, order)
+    found = jax.jit(train_all)(params, problem.data, order)
     # A network that diverged is as bad as can be, not unknown.
     worst = np.float32(1e6)
-    return jax.tree.map(
-        lambda curve: np.where(np.isfinite(curve), curve, worst), Curves(*curves)
-    )
+    return jax.tree.map(lambda curve: np.where(np.isfinite(curve), curve, worst), found)
 
 
 class Scores(NamedTuple):
@@ -163,7 +213,7 @@ class Scores(NamedTuple):
     validation_loss: np.ndarray
     test_error: np.ndarray
     last_test_error: np.ndarray
-    last_train_loss: np.ndarray
+    last_train_loss: Any
 
     def row(self, run: int, setting: int) -> dict[str, float]:
         """Of one run and setting."""
@@ -182,23 +232,15 @@ def score(curves: Curves) -> Scores:
         validation_loss=at_best(curves.validation_loss),
         test_error=at_best(curves.test_error),
         last_test_error=curves.test_error[-1],
-        last_train_loss=curves.train_loss[-1],
+        last_train_loss=None if curves.train_loss is None else curves.train_loss[-1],
     )
 
 
-Rows = Iterator[dict[str, Any]]
-
-
-def contest(
-    problem: Problem, optimizers: Sequence[Optimizer], size: int, steps: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train all settings, and choose each optimizer's by the validation sets.
-
-    Returns:
-      A row for each optimizer and run, and one, of means, for each setting.
-    """
-    scores = score(train(problem, optimizers, size, steps))
-    rows, tried, first = [], [], 0
+def choices(
+    optimizers: Sequence[Optimizer], scores: Scores
+) -> Iterator[tuple[Optimizer, range, int]]:
+    """Each optimizer, its columns, and that of the setting that validation chooses."""
+    first = 0
     for optimizer in optimizers:
         columns = range(first, first + len(optimizer.settings))
         first = columns.stop
@@ -210,20 +252,49 @@ def contest(
                 scores.validation_loss[:, i].mean(),
             ),
         )
+        yield optimizer, columns, chosen
+
+
+Rows = Iterator[dict[str, Any]]
+
+
+def contest(
+    problem: Problem, optimizers: Sequence[Optimizer], size: int, steps: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Train all settings, and choose each optimizer's by the validation sets.
+
+    Returns:
+      Test errors, a row a run and measure, a column an optimizer: at the best
+      checkpoint, and at the last. And a row, of means, for each setting.
+    """
+    (curves,) = train(problem, optimizers, size, steps)
+    scores = score(curves)
+    chosen, tried = {}, []
+    for optimizer, columns, best in choices(optimizers, scores):
+        chosen[optimizer.name] = best
         for setting, column in zip(optimizer.settings, columns, strict=True):
             tried.append(
                 {
                     "optimizer": optimizer.name,
                     "setting": methods.describe(setting),
-                    "chosen": column == chosen,
+                    "chosen": column == best,
                     "validation_error": scores.validation_error[:, column].mean(),
                     "test_error": scores.test_error[:, column].mean(),
                 }
             )
-        for run in range(len(scores.test_error)):
-            who = {"optimizer": optimizer.name, "run": run}
-            rows.append(who | scores.row(run, chosen))
+    rows = [
+        {"measure": measure, **row}
+        for measure in ("test_error", "last_test_error")
+        for row in by_run(getattr(scores, measure), chosen)
+    ]
     return rows, tried
+
+
+def by_run(errors: np.ndarray, columns: Mapping[str, int]) -> Rows:
+    """A row a run, a column an optimizer; a thousandth of a percent is enough."""
+    for run, row in enumerate(errors):
+        found = {name: round(float(row[i]), 3) for name, i in columns.items()}
+        yield {"run": run} | found
 
 
 def ablate(problem: Problem, size: int, steps: int, *, quick: bool) -> Rows:
@@ -232,7 +303,8 @@ def ablate(problem: Problem, size: int, steps: int, *, quick: bool) -> Rows:
     if quick:
         first = optimizers[0]
         names, optimizers = names[:2], [first._replace(settings=first.settings[:2])]
-    scores = score(train(problem, optimizers, size, steps))
+    (curves,) = train(problem, optimizers, size, steps)
+    scores = score(curves)
     for column, name in enumerate(names):
         for run in range(len(scores.test_error)):
             found = scores.row(run, column)

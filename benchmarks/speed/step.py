@@ -67,7 +67,7 @@ def optimizers(workload: Workload) -> Mapping[str, optax.GradientTransformation]
         "optax.rprop": optax.rprop(0.01),
         **{name: optimizer for layouts in ours for name, optimizer in layouts.items()},
         f"{DEFAULT}, split, on resolved signs": optax.chain(
-            optax_rprop.resolve_signs(), optax_rprop.rprop(skip_zero_grads=True)
+            optax_rprop.resolve_signs(lean=0), optax_rprop.rprop(skip_zero_grads=True)
         ),
     }
 

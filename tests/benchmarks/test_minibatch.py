@@ -8,11 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-import optax_rprop
+pd = pytest.importorskip("pandas", reason="the benchmarks need it")
 
-pytest.importorskip("pandas", reason="the benchmarks need it")
-
-from benchmarks.minibatch import methods, problems, report, train
+from benchmarks.minibatch import (  # noqa: E402
+    methods,
+    problems,
+    tidy,
+    train,
+    tuning_free,
+    tuning_free_report,
+)
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -55,7 +60,6 @@ def test_batches_are_epochs_without_repetition():
     assert np.unique(train.batches(10, 10, 1, 1)).size == 10
 
 
-@pytest.mark.slow
 def test_vectorized_training_is_plain_training(problem):
     """Several optimizers, settings and runs at once: each as in a plain loop."""
     optimizers = [
@@ -67,7 +71,7 @@ def test_vectorized_training_is_plain_training(problem):
         methods.Optimizer("Adam", lambda _, steps: optax.adam(0.02), [{}]),
     ]
     steps, size, run = train.CHECKPOINTS, 20, 1
-    curves = train.train(problem, optimizers, size, steps)
+    (curves,) = train.train(problem, optimizers, size, steps)
     assert curves.test_error.shape == (train.CHECKPOINTS, 2, 3)
     order = train.batches(120, size, steps, 2)
     mine = jax.tree.map(lambda leaf: leaf[run], problem.data)
@@ -92,17 +96,17 @@ def test_score_is_that_of_the_best_validation_checkpoint():
     """Test errors play no part in the choice; of equal checkpoints, the first."""
     validation = np.array([[[3.0]], [[1.0]], [[1.0]], [[2.0]]])
     test = np.array([[[0.0]], [[7.0]], [[5.0]], [[4.0]]])
-    scores = train.score(train.Curves(test, test, validation, test))
+    scores = train.score(train.Curves(test, validation, test, test))
     assert scores.test_error.item() == 7
     assert scores.last_test_error.item() == 4
 
 
 def test_verdict_is_a_paired_t_test():
     """Worse, better, or undecided."""
-    assert report.verdict(np.array([1.0, 1.1, 0.9, 1.0])) == 1
-    assert report.verdict(np.array([-1.0, -1.1, -0.9, -1.0])) == -1
+    assert tidy.verdict(np.array([1.0, 1.1, 0.9, 1.0])) == 1
+    assert tidy.verdict(np.array([-1.0, -1.1, -0.9, -1.0])) == -1
     # t = 3.0, below the 3.18 of three degrees of freedom.
-    assert report.verdict(np.array([0.0, 1.0, 1.0, 1.0])) == 0
+    assert tidy.verdict(np.array([0.0, 1.0, 1.0, 1.0])) == 0
 
 
 def test_probabilistic_rprop_follows_its_description():
@@ -148,8 +152,8 @@ def test_grids_are_what_the_builders_read():
     assert len(set(names)) == len(names) == sum(len(o.settings) for o in ablations)
 
 
-def test_ablation_starts_from_our_method():
-    """Its default walks as what competes does, and as the docstring's advice."""
+def test_ablation_starts_from_the_first_test():
+    """Its default walks as what competes does; and both by the published rule."""
     _, (first, *_) = methods.ablations()
     grads = np.random.default_rng(2).normal(0.3, 1, (60, 20)).astype(np.float32)
 
@@ -160,9 +164,68 @@ def test_ablation_starts_from_our_method():
 
         return jax.lax.scan(step, tx.init(jnp.zeros(20)), grads)[1]
 
-    rule = optax_rprop.rprop(0.05, eta_minus=0.75, skip_zero_grads=True)
-    expected = play(optax.chain(optax_rprop.resolve_signs(), rule))
-    assert np.any(np.asarray(expected) != 0)
+    expected = play(methods.OPTIMIZERS[0].build({}, 60))
     np.testing.assert_array_equal(play(first.build(first.settings[0], 60)), expected)
-    competes = methods.OPTIMIZERS[0]
-    np.testing.assert_array_equal(play(competes.build({}, 60)), expected)
+    sums, norms = np.zeros(20), np.zeros(20)
+    emitted = play(methods.sign_test_and_rule()[0])
+    for grad, found in zip(grads, emitted, strict=True):
+        sums = 0.95 * sums + grad
+        norms = np.sqrt((0.95 * norms) ** 2 + grad**2)
+        resolved = np.abs(sums) >= 1.7 * norms
+        np.testing.assert_allclose(found, np.where(resolved, sums, 0), rtol=1e-4)
+        sums, norms = np.where(resolved, 0, sums), np.where(resolved, 0, norms)
+    assert np.any(np.asarray(expected) != 0)
+
+
+def test_averages_weigh_the_last_steps_most(problem):
+    """The average is that of its formula, evaluated as the iterates are."""
+    adam = methods.Optimizer("Adam", lambda _, steps: optax.adam(0.02))
+    size, steps = 20, 2 * train.CHECKPOINTS
+    curves, averages = train.train(problem, [adam], size, steps, averaged=True)
+    order = train.batches(120, size, steps, 2)
+    mine = jax.tree.map(lambda leaf: leaf[0], problem.data)
+    params = problem.init(jax.random.key(0))
+    tx = optax.adam(0.02)
+    state, average = tx.init(params), params
+    gradient = jax.jit(jax.grad(problem.loss))
+    for t, rows in enumerate(order[:, 0], 1):
+        batch = {name: part[rows] for name, part in mine.train.items()}
+        updates, state = tx.update(gradient(params, batch), state)
+        params = optax.apply_updates(params, updates)
+        average = jax.tree.map(
+            lambda a, p, t=t: a + 9 / (t + 8) * (p - a), average, params
+        )
+    for found, at in ((curves, params), (averages, average)):
+        error = float(problem.error(at, mine.test))
+        assert found.test_error[-1, 0, 0] == pytest.approx(error, rel=1e-3)
+
+
+def test_fixed_rates_are_rates_of_the_grid(problem):
+    """What stands under a rate was trained at it; MoMo receives its losses."""
+    some = [c for c in tuning_free.COMPETITORS if c.name in ("MoMo", tidy.OURS)]
+    rows = tuning_free.run_part(
+        problem, 32, [*some, tuning_free.TUNED_ADAM], quick=True
+    )
+    assert [row["evaluated"] for row in rows] == ["iterate"] * 2 + ["average"] * 2
+    fixed = [
+        methods.Optimizer(name, methods.scheduled(optax.adam), [setting])
+        for name, setting in tuning_free.RATES.items()
+    ]
+    alone = tuning_free.run_part(problem, 32, fixed, quick=True)
+    for row, found in zip(rows, alone, strict=True):
+        for name in tuning_free.RATES:
+            assert row[name] == pytest.approx(found[name], rel=1e-3)
+
+
+def test_jackknife_of_a_ratio():
+    """The ratio of geometric means, and an error that vanishes if runs agree."""
+    keys = [("unseen", p, "32", run) for p in "ab" for run in range(3)]
+    index = pd.MultiIndex.from_tuples(keys, names=[*tuning_free_report.KEYS, "run"])
+    rows = pd.DataFrame({"new": 2.0, "old": [1, 1, 1, 4, 4, 4]}, index)
+    assert tuning_free_report.jackknife(rows, "new", "old") == (pytest.approx(1.0), 0)
+    rows["new"] = [1.0, 2, 3, 2, 2, 2]
+    ratio, error = tuning_free_report.jackknife(rows, "new", "old")
+    assert ratio == pytest.approx(1.0)
+    # Leaving a run out of the first: means of 2.5, 2 and 1.5.
+    logs = 0.5 * np.log([2.5, 2, 1.5])
+    assert error == pytest.approx(np.sqrt(2 / 3 * 3 * logs.var()))

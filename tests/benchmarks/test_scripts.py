@@ -19,7 +19,7 @@ SCRIPTS = {
     "speed": ("step", "loop"),
     "full_batch": ("insensitivity", "rivals"),
     "eigenbasis": ("run", "studies"),
-    "minibatch": ("run", "batch_size", "precision"),
+    "minibatch": ("run", "batch_size", "precision", "tuning_free"),
     "classics": ("encoders",),
 }
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -46,10 +46,15 @@ def test_all_scripts_are_run():
 @pytest.fixture
 def run_script(monkeypatch, precision):
     """A function that runs a script in this process: imports cost as much as runs."""
+    free = optimizers.TUNING_FREE[:1]
     some = [o for o in optimizers.OPTIMIZERS if o.name in SOME]
-    for name in ("descend", "rivals"):
-        module = importlib.import_module(f"benchmarks.full_batch.{name}")
-        monkeypatch.setattr(module, "OPTIMIZERS", some)
+    for name, optimizers_of in {
+        "rivals.OPTIMIZERS": some,
+        "rivals.TUNING_FREE": free,
+        "rivals.UNTUNED": (*some, *free),
+        "insensitivity.CONTENDERS": (*some, *free),
+    }.items():
+        monkeypatch.setattr(f"benchmarks.full_batch.{name}", optimizers_of)
     # Users have no strict promotion; for all threads, as some scripts work in several.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
 
@@ -61,7 +66,6 @@ def run_script(monkeypatch, precision):
     jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topic", SCRIPTS)
 def test_quick_runs_and_their_report(topic, run_script, tmp_path):
     """A smoke run leaves tidy CSV files and its environment; a second adds nothing.
