@@ -64,6 +64,10 @@ def _within(rows: Frame, level: str, value: str) -> Frame:
     return rows[rows.index.get_level_values(level) == value]
 
 
+def _not_chosen_on(rows: Frame) -> Frame:
+    return rows[rows.index.get_level_values("group") != CHOSEN]
+
+
 def _count(rows: Frame) -> int:
     return len(_means(rows))
 
@@ -78,15 +82,14 @@ def _judged(rows: Frame, first: str, second: str) -> str:
 def summary(folder: Path = RESULTS) -> str:
     """Errors over those of tuned Adam by group, and our wins and losses."""
     parts = errors_of(folder)
-    iterates, averages = parts[ITERATE], parts[AVERAGE]
     table = {}
     for group in GROUPS:
-        rows, means = _within(iterates, "group", group), averages
-        title = f"{group} ({_count(rows)})"
-        table[title] = _ratios(rows, rows)
-        table[f"{group}, average"] = _ratios(_within(means, "group", group), rows)
+        rows, averages = (_within(part, "group", group) for part in parts.values())
+        if len(rows):
+            table[f"{group} ({_count(rows)})"] = _ratios(rows, rows)
+            table[f"{group}, average"] = _ratios(averages, rows)
     frame = pd.DataFrame(table).map("{:.2f}".format)
-    new = pd.concat([_within(iterates, "group", g) for g in (HELD_OUT, UNSEEN)])
+    new = _not_chosen_on(parts[ITERATE])
     frame["ours better / undecided / worse, held out and unseen"] = [
         "" if name == OURS else _judged(new, OURS, name) for name in frame.index
     ]
@@ -95,8 +98,7 @@ def summary(folder: Path = RESULTS) -> str:
 
 def by_batch(folder: Path = RESULTS) -> str:
     """Errors over those of tuned Adam by batch size, where nothing was chosen."""
-    rows = errors_of(folder)[ITERATE]
-    rows = rows[rows.index.get_level_values("group") != CHOSEN]
+    rows = _not_chosen_on(errors_of(folder)[ITERATE])
     table = {}
     for size in map(str, STEPS):
         part = _within(rows, "batch", size)
@@ -173,8 +175,7 @@ def problems(folder: Path = RESULTS) -> str:
 
 def headline(folder: Path = RESULTS) -> str:
     """The least mean error of all, where nothing was chosen."""
-    rows = errors_of(folder)[ITERATE]
-    rows = rows[rows.index.get_level_values("group") != CHOSEN]
+    rows = _not_chosen_on(errors_of(folder)[ITERATE])
     ratios = _ratios(rows, rows)
     # The schedule wants the length of the run.
     free = ratios[[name for name in ratios.index if "cosine" not in name]]

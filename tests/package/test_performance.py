@@ -129,6 +129,11 @@ def test_cost_of_a_sign_test(state_layout, statistics_dtype, lean, limit):
         resolve_signs(lean=lean, statistics_dtype=statistics_dtype),
         rprop(0.05, skip_zero_grads=True, state_layout=state_layout),
     )
+    if lean and jax.__version_info__ < (0, 10):
+        # Older compilers write the squares down before they add them up.
+        limit = limit._replace(
+            bytes_accessed=limit.bytes_accessed + 12.5, temporary_bytes=4.2
+        )
     assert_within(cost(optimizer), limit)
 
 
