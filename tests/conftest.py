@@ -19,7 +19,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 IN_EVERY_LAYOUT = {"test_rules.py"}
 LEFT_TO_CI = {
     "test_devices.py",
+    "test_diagnostics.py",
     "test_eigenbasis.py",
+    "test_minibatch_rprop.py",
     "test_performance.py",
     "test_rivals.py",
 }
