@@ -18,6 +18,7 @@ from benchmarks.minibatch.tidy import (
     ADAM,
     OURS,
     contests,
+    errors_table,
     mean_errors,
     verdict,
     verdicts,
@@ -106,13 +107,8 @@ def one_setting(folder: Path = RESULTS) -> str:
 def errors(column: str = "test_error", folder: Path = RESULTS) -> str:
     """One row a contest: mean and standard error over the runs, the lowest bold."""
     rows = contests(folder).dropna(subset=[column])
-    cells = rows.groupby(["problem", "batch", "optimizer"], sort=False)[column]
-    means, spread = cells.mean(), cells.sem()
-    texts = means.map("{:.2f}".format) + " (" + spread.map("{:.2f}".format) + ")"
-    lowest = means == means.groupby(["problem", "batch"]).transform("min")
-    table = texts.where(~lowest, "**" + texts + "**").unstack(sort=False)
-    table.index = [", ".join(contest) for contest in table.index]
-    return markdown(table.rename_axis("problem, batch"))
+    wide = rows.set_index(["problem", "batch", "run", "optimizer"])[column]
+    return errors_table(wide.unstack(sort=False))
 
 
 def grids(folder: Path = RESULTS) -> str:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from benchmarks.common import results
 from benchmarks.common.results import Frame
-from benchmarks.common.tables import in_order
+from benchmarks.common.tables import in_order, markdown
 from benchmarks.minibatch.train import STEPS
 
 ADAM = "Adam"
@@ -50,6 +50,20 @@ def mean_errors(rows: Frame, column: str = "test_error") -> Frame:
     """Means over the runs: a row a contest, a column an optimizer."""
     means = rows.groupby(["problem", "batch", "optimizer"], sort=False)[column].mean()
     return means.unstack(sort=False)
+
+
+def errors_table(rows: Frame) -> str:
+    """Means and standard errors over runs by contest, the lowest bold.
+
+    Of rows a run, columns an optimizer.
+    """
+    contests = rows.groupby(["problem", "batch"], sort=False)
+    means, spread = contests.mean(), contests.sem()
+    texts = means.map("{:.2f}".format) + " (" + spread.map("{:.2f}".format) + ")"
+    lowest = means.eq(means.min(axis=1), axis=0)
+    table = texts.where(~lowest, "**" + texts + "**")
+    table.index = [", ".join(contest) for contest in table.index]
+    return markdown(table.rename_axis("problem, batch"))
 
 
 def verdict(difference: np.ndarray) -> int:

@@ -11,7 +11,7 @@ from benchmarks.common.results import Frame
 from benchmarks.common.tables import markdown
 from benchmarks.minibatch.methods import FIRST
 from benchmarks.minibatch.problems import DEVELOPED_ON
-from benchmarks.minibatch.tidy import ADAM, OURS, contests, verdict
+from benchmarks.minibatch.tidy import ADAM, OURS, contests, errors_table, verdict
 from benchmarks.minibatch.train import STEPS
 from benchmarks.minibatch.tuning_free import EVALUATED, NO_LEAN
 
@@ -157,14 +157,7 @@ def errors(folder: Path = RESULTS) -> str:
     """Test errors on the unseen problems, the lowest bold."""
     rows = _within(errors_of(folder)[ITERATE], "group", UNSEEN)
     names = [name for name in (*SHOWN, ADAM) if name in rows]
-    shown = rows[names].groupby(["problem", "batch"], sort=False)
-    means, spread = shown.mean(), shown.sem()
-    texts = means.map("{:.2f}".format) + " (" + spread.map("{:.2f}".format) + ")"
-    lowest = means.eq(means.min(axis=1), axis=0)
-    table = texts.where(~lowest, "**" + texts + "**")
-    table.index = [", ".join(contest) for contest in table.index]
-    table = table.rename(columns={ADAM: "Adam, tuned"})
-    return markdown(table.rename_axis("problem, batch"))
+    return errors_table(rows[names].rename(columns={ADAM: "Adam, tuned"}))
 
 
 def problems(folder: Path = RESULTS) -> str:

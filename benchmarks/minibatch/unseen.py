@@ -90,7 +90,7 @@ def normalized_convolutional(name: str, data: Data, runs: int) -> Problem:
         shapes = ((9, channels), (9 * channels, channels), (places * channels, 4))
         keys = jax.random.split(key, len(shapes))
         layers = [dense(k, *s, gain=GAIN) for k, s in zip(keys, shapes, strict=True)]
-        return {"layers": layers, "norms": [_normalization(channels) for _ in "12"]}
+        return {"layers": layers, "norms": [_normalization(channels) for _ in range(2)]}
 
     def apply(params: Params, images: jax.Array) -> jax.Array:
         (first, second, last), norms = params["layers"], params["norms"]
