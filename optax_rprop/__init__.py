@@ -9,16 +9,13 @@ from optax_rprop._diagnostics import (
     get_rprop_state,
 )
 from optax_rprop._eigenbasis import in_eigenbasis
+from optax_rprop._evidence import PackedResolveSignsState, ResolveSignsState
 from optax_rprop._layouts import StateLayout
 from optax_rprop._layouts.byte import ByteRpropState
 from optax_rprop._layouts.packed import PackedRpropState
 from optax_rprop._layouts.split import RpropState
 from optax_rprop._minibatch import minibatch_rprop
-from optax_rprop._resolve_signs import (
-    PackedResolveSignsState,
-    ResolveSignsState,
-    resolve_signs,
-)
+from optax_rprop._resolve_signs import resolve_signs
 from optax_rprop._rule import Variant
 from optax_rprop._transform import scale_by_rprop
 

@@ -10,17 +10,13 @@ import numpy as np
 import optax
 
 from optax_rprop._basis import EigenbasisState, learn, read_memory
+from optax_rprop._check_arguments import check_params, check_updates, check_value
+from optax_rprop._check_hyperparams import concrete_number
 from optax_rprop._layouts.interface import memory_dtype
 from optax_rprop._rotation import Matrices, gathered, placed_like, rotate
-from optax_rprop._validation import (
-    check_params,
-    check_updates,
-    check_value,
-    concrete_number,
-)
 
 
-def _check_arguments(inner: Any, decay: Any, **integers: Any) -> None:
+def _check_options(inner: Any, decay: Any, **integers: Any) -> None:
     if not isinstance(inner, optax.GradientTransformation):
         raise TypeError(
             f"inner must be a gradient transformation, such as rprop(), got {inner!r}."
@@ -135,7 +131,7 @@ def in_eigenbasis(
       Adam in the eigenbasis of gradients: Vyas et al., SOAP: improving and stabilizing
       Shampoo using Adam, ICLR 2025, https://doi.org/10.48550/arXiv.2409.11321
     """
-    _check_arguments(inner, decay, interval=interval, max_size=max_size)
+    _check_options(inner, decay, interval=interval, max_size=max_size)
     inner = optax.with_extra_args_support(inner)
 
     def joined(tree: Any) -> Any:

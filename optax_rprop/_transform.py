@@ -7,6 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_rprop._check_arguments import (
+    check_params,
+    check_state,
+    check_updates,
+    check_value,
+)
+from optax_rprop._check_hyperparams import check_hyperparams, check_option
 from optax_rprop._layouts import LAYOUTS, StateLayout
 from optax_rprop._layouts.interface import (
     Fields,
@@ -22,14 +29,6 @@ from optax_rprop._rule import (
     Variant,
     compare_loss,
     decide,
-)
-from optax_rprop._validation import (
-    check_hyperparams,
-    check_option,
-    check_params,
-    check_state,
-    check_updates,
-    check_value,
 )
 
 

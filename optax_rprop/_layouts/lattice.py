@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optax_rprop._check_hyperparams import concrete_number
 from optax_rprop._layouts.interface import HyperParams
 from optax_rprop._rule import IRpropPlus, Mark, RpropPlus
-from optax_rprop._validation import concrete_number
 
 _LARGEST_DENOMINATOR = 16
 # A bound counts as a level if it is one but for rounding.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_rprop._check_hyperparams import concrete_number
 from optax_rprop._layouts.interface import (
     Fields,
     HyperParams,
@@ -20,7 +21,6 @@ from optax_rprop._layouts.interface import (
     memory_dtype,
 )
 from optax_rprop._rule import Decision, Mark
-from optax_rprop._validation import concrete_number
 
 _SMALLEST, _LARGEST = 2.0**-42, 2.0**42
 _DOWN, _UP = 2.0**-84, 2.0**84
