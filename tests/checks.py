@@ -76,7 +76,7 @@ each_configuration = pytest.mark.parametrize(
         pytest.param(
             options,
             id=name_of(options),
-            marks=[] if name_of(options) in REPRESENTATIVE else pytest.mark.slow,
+            marks=[] if name_of(options) in REPRESENTATIVE else pytest.mark.once,
         )
         for options in CONFIGURATIONS
     ],

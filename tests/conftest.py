@@ -14,8 +14,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-# By default, the rules are tested in every layout, all else in the default one; and
-# around the package, whether the tables of the benchmarks are current.
+def pytest_configure(config):
+    """Keeps what XLA compiles, which is most of the time, for the next test or run."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# The rules are tested in every layout, all else in the default one by default.
 IN_EVERY_LAYOUT = {"test_rules.py"}
 LEFT_TO_CI = {
     "test_devices.py",
@@ -25,21 +31,24 @@ LEFT_TO_CI = {
     "test_performance.py",
     "test_rivals.py",
 }
-AROUND_THE_PACKAGE = {"benchmarks", "examples"}
-OF_THEM_ALWAYS = {"test_results.py"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks as slow what repeats in other layouts, and what takes long."""
+    """Marks what is left out by default, and what one stack is enough for."""
     for item in items:
         folder, name = item.path.parent.name, item.path.name
         layout = getattr(item, "callspec", None) and item.callspec.params.get(
             "state_layout"
         )
         repeats = layout not in (None, "split") and name not in IN_EVERY_LAYOUT
-        around = folder in AROUND_THE_PACKAGE and name not in OF_THEM_ALWAYS
-        if repeats or around or name in LEFT_TO_CI:
+        if repeats or folder == "benchmarks":
+            item.add_marker(pytest.mark.once)
+        if (
+            item.get_closest_marker("once")
+            or folder == "examples"
+            or name in LEFT_TO_CI
+        ):
             item.add_marker(pytest.mark.slow)
 
 

@@ -17,9 +17,11 @@ import two_processes
 from checks import (
     CONFIGURATIONS,
     LAYOUTS,
+    REPRESENTATIVE,
     VARIANTS,
     assert_identical,
     each_configuration,
+    name_of,
     rprop,
 )
 from compat import shard_map, use_mesh
@@ -47,6 +49,22 @@ SPECS = {
 }
 SHAPES = {"matrix": (8, 4), "columns": (3, 6), "vector": (4,), "scalar": ()}
 STEPS = 20
+# Where types carry shardings, nothing is left to XLA: the stricter of the two.
+KINDS = ("Explicit", "Auto")
+each_configuration_on_a_mesh = pytest.mark.parametrize(
+    ("options", "mesh"),
+    [
+        pytest.param(options, kind, id=f"{name_of(options)}-{kind}", marks=marks)
+        for options in CONFIGURATIONS
+        for kinds, marks in [
+            (KINDS, [])
+            if name_of(options) in REPRESENTATIVE
+            else (KINDS[:1], pytest.mark.once)
+        ]
+        for kind in kinds
+    ],
+    indirect=["mesh"],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +74,7 @@ def on_cpu():
         yield
 
 
-@pytest.fixture(params=["Auto", "Explicit"])
+@pytest.fixture(params=KINDS)
 def mesh(request):
     """Eight devices in two dimensions; who decides on shardings is the parameter."""
     kind = getattr(jax.sharding.AxisType, request.param)
@@ -141,7 +159,7 @@ def test_lowers_for(options, platform):
 # A mesh of eight devices
 
 
-@each_configuration
+@each_configuration_on_a_mesh
 def test_state_is_sharded_as_the_parameters(mesh, options):
     """From eager `init`, and from a compiled one that is told the shardings."""
     optimizer = rprop(**options)
@@ -171,7 +189,7 @@ def test_compiled_init_without_shardings(mesh, options):
     assert_state_placed_like(state, params)
 
 
-@each_configuration
+@each_configuration_on_a_mesh
 def test_update_needs_no_communication(mesh, options):
     """Each device adapts what it holds, where it holds it, and compiles that once."""
     optimizer = rprop(**options)
@@ -203,7 +221,7 @@ def on_one_device(variant, state_layout):
     return jax.device_get(jax.jit(functools.partial(feed, optimizer))(*streams()))
 
 
-@each_configuration
+@each_configuration_on_a_mesh
 def test_sharded_trajectory_equals_the_unsharded(mesh, options):
     """Parameters, state and every update, exactly."""
     optimizer = rprop(0.5, **options)
@@ -243,7 +261,7 @@ def fitted_on_one_device(variant, state_layout, steps):
     return params, optax_rprop.get_rprop_state(state)
 
 
-@each_configuration
+@each_configuration_on_a_mesh
 def test_averaged_gradients_under_shard_map(mesh, options):
     """Each device sees its part of the data; loss and gradients are averaged."""
     optimizer = rprop(**EXACT_SETTINGS, **options)
@@ -284,13 +302,13 @@ def test_averaged_gradients_under_shard_map(mesh, options):
 # Several processes, many models
 
 
-@pytest.mark.slow
 def test_two_processes_reach_the_result_of_one(tmp_path):
     """Real processes, real collectives, parameters spread over both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    names = ["/".join(options.values()) for options in CONFIGURATIONS]
+    tested = [c for c in CONFIGURATIONS if name_of(c) in REPRESENTATIVE]
+    names = ["/".join(options.values()) for options in tested]
     script = Path(two_processes.__file__)
     outputs = [tmp_path / f"{process_id}.npz" for process_id in range(2)]
     logs = [output.with_suffix(".log") for output in outputs]
@@ -319,7 +337,7 @@ def test_two_processes_reach_the_result_of_one(tmp_path):
 
     for output in outputs:
         results = np.load(output)
-        for name, options in zip(names, CONFIGURATIONS, strict=True):
+        for name, options in zip(names, tested, strict=True):
             expected = fitted_on_one_device(**options, steps=two_processes.STEPS)
             leaves = jax.tree.leaves(expected)
             actual = [results[f"{name}/{i}"] for i in range(len(leaves))]

@@ -115,6 +115,7 @@ def test_rprop_plus_goes_back_where_all_gradients_are_nan(x64, loss, state_layou
     assert not (outside[..., 1:] & outside[..., :-1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [polytope, gaussian_process])
 def test_in_an_eigenbasis_too(x64, loss):
     """A step is taken back in the basis in which it was made."""

@@ -792,6 +792,7 @@ def test_needs_parameters_to_lean_by():
         jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+@pytest.mark.slow
 def test_inside_an_eigenbasis():
     """There are no parameters in its coordinates: the error says what to do."""
     params = {"w": jnp.ones((2, 3))}

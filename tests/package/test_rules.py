@@ -121,7 +121,16 @@ def test_equals_plain_python(x64, variant, state_layout, nan):
         np.testing.assert_allclose(actual_field, expected_field, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        *(
+            pytest.param(dtype, marks=pytest.mark.once)
+            for dtype in ("float16", "bfloat16", "float64")
+        ),
+    ],
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
     ("layouts", "settings"),
