@@ -30,7 +30,6 @@ _STYLES: dict[str, tuple[str, Any]] = {
     "rprop+": ("#0072B2", _DASHED),
     "rprop-": ("#56B4E9", _DASHED),
     "mini-batch Rprop": ("#0072B2", "-"),
-    "first sign test": ("#0072B2", ":"),
     "irprop-, split": ("#56B4E9", "-"),
     "irprop-, packed": ("#0072B2", "-"),
     "irprop-, byte": ("#0072B2", _DASHED),

@@ -5,6 +5,7 @@ once, vectorized. All else stands at the defaults of
 its library, but for Lion's weight decay, which is 0 as the others'.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ import optax
 from jax.scipy.stats import norm
 
 import optax_rprop
-from benchmarks.minibatch.first_test import resolve_signs
 
 Setting = Mapping[str, float]
 Build = Callable[[Mapping[str, Any], int], optax.GradientTransformation]
@@ -58,16 +58,6 @@ def _rate(setting: Any, steps: int) -> optax.Schedule:
     )
 
 
-class ProbabilisticRpropState(NamedTuple):
-    """Moving averages, step sizes, probabilities of a positive sign, step number."""
-
-    means: optax.Params
-    mean_squares: optax.Params
-    step_sizes: optax.Params
-    positive: optax.Params
-    steps: jax.Array
-
-
 def probabilistic_rprop(
     max_step_size: jax.typing.ArrayLike,
     learning_rate: float = 0.01,
@@ -81,26 +71,19 @@ def probabilistic_rprop(
     the probabilities of a positive sign now and before follows that of a change of
     sign, rho, and the step size's factor, eta_plus ** (1 - 2 rho). The step is
     softened by 2 P - 1, where P is the probability that the mean is positive.
+
+    The state: how many steps were made; moving averages of gradients and of their
+    squares, step sizes, and probabilities of a positive sign.
     """
 
-    def init_fn(params: optax.Params) -> ProbabilisticRpropState:
-        zeros = optax.tree.zeros_like(params)
-        return ProbabilisticRpropState(
-            means=zeros,
-            mean_squares=zeros,
-            step_sizes=optax.tree.full_like(params, learning_rate),
-            positive=optax.tree.full_like(params, 0.5),
-            steps=jnp.zeros((), jnp.int32),
-        )
+    def init_fn(params: optax.Params) -> Any:
+        fields = (0.0, 0.0, learning_rate, 0.5)
+        return 0, *(optax.tree.full_like(params, field) for field in fields)
 
-    def update_fn(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-    ) -> tuple[optax.Updates, ProbabilisticRpropState]:
+    def update_fn(updates: optax.Updates, state: Any, params: Any = None) -> Any:
         del params
-        count = state.steps + 1
-        correction = 1 - decay**count
+        count, *fields = state
+        correction = 1 - decay ** (count + 1)
 
         def leaf(grads, mean, mean_square, steps, before):
             mean = decay * mean + (1 - decay) * grads
@@ -115,11 +98,11 @@ def probabilistic_rprop(
             confidence = 2 * norm.cdf(mean / correction / deviation) - 1
             return -steps * confidence, mean, mean_square, steps, positive
 
-        fives = jax.tree.map(leaf, updates, *state[:4])
+        fives = jax.tree.map(leaf, updates, *fields)
         moves, *fields = jax.tree.transpose(
             jax.tree.structure(updates), jax.tree.structure((0,) * 5), fives
         )
-        return moves, ProbabilisticRpropState(*fields, steps=count)
+        return moves, (count + 1, *fields)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -147,52 +130,32 @@ def _accumulated(setting: Any, steps: int) -> optax.GradientTransformation:
     return tx.gradient_transformation()
 
 
-# The settings of the first sign test, the same on every problem.
-DEFAULTS = {
-    "threshold": 1.7,
-    "decay": 0.95,
-    "learning_rate": 0.05,
-    "eta_minus": 0.75,
-    "eta_plus": 1.2,
-    "max_step_size": 50.0,
-}
-
-
-def sign_test_and_rule(
-    variant: Any = "irprop-", **changes: Any
-) -> tuple[optax.GradientTransformation, optax.GradientTransformationExtraArgs]:
-    """The first sign test and its rule, with their settings or others."""
-    options = {**DEFAULTS, **changes}
-    test = resolve_signs(options.pop("threshold"), options.pop("decay"))
-    return test, optax_rprop.rprop(**options, variant=variant, skip_zero_grads=True)
-
-
-def _first(setting: Any, steps: int) -> optax.GradientTransformation:
-    del setting, steps
-    return optax.chain(*sign_test_and_rule())
+def fixed(build: Callable[[], optax.GradientTransformation]) -> Build:
+    """An optimizer without a setting."""
+    return lambda setting, steps: build()
 
 
 def _decayed(setting: Any, steps: int) -> optax.GradientTransformation:
     del steps
     decay = optax.add_decayed_weights(setting["decay"])
-    return optax.chain(decay, *sign_test_and_rule())
+    return optax.chain(decay, optax_rprop.minibatch_rprop())
 
 
-FIRST = "first sign test"
-FIRST_DECAYED = "first sign test, weight decay"
+ADAM = "Adam"
+OURS = "mini-batch Rprop"
 BOTH = (0, 1)
 _ADAM_GRID = grid(rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2], cosine=BOTH)
 _ADAMW_GRID = grid(rate=[1e-3, 3e-3, 1e-2], decay=[0.1], cosine=BOTH)
 _SGD_GRID = grid(rate=[3e-3, 1e-2, 3e-2, 1e-1, 3e-1], cosine=BOTH)
 _SIGN_GRID = grid(rate=[1e-4, 3e-4, 1e-3, 3e-3], cosine=BOTH)
 OPTIMIZERS = (
-    Optimizer(FIRST, _first),
-    Optimizer(FIRST_DECAYED, _decayed, grid(decay=[0, 1e-4, 1e-3])),
+    Optimizer(OURS, fixed(optax_rprop.minibatch_rprop)),
+    Optimizer(f"{OURS}, weight decay", _decayed, grid(decay=[0, 1e-4, 1e-3])),
     Optimizer("Rprop", _accumulated, grid(batches=[1])),
     Optimizer("Rprop, accumulated", _accumulated, grid(batches=[4, 16, 64])),
     Optimizer("probabilistic", _probabilistic, grid(cap=[0.01, 0.05], cosine=BOTH)),
     Optimizer("Adam, 0.001", scheduled(optax.adam), grid(rate=[1e-3], cosine=[0])),
-    Optimizer("Adam", scheduled(optax.adam), _ADAM_GRID),
+    Optimizer(ADAM, scheduled(optax.adam), _ADAM_GRID),
     Optimizer("AdamW", scheduled(optax.adamw, weight_decay=0.1), _ADAMW_GRID),
     Optimizer("Lion", scheduled(optax.lion, weight_decay=0.0), _SIGN_GRID),
     Optimizer("SGD", scheduled(optax.sgd, momentum=0.9), _SGD_GRID),
@@ -200,49 +163,61 @@ OPTIMIZERS = (
 )
 
 
-# Weight decay as part of the gradient, inside the sign, and as a shrinkage of the
-# weights at every step, outside.
-NO_WEIGHT_DECAY = {"decay_inside": 0.0, "decay_outside": 0.0}
-
-
-def _ablation(variant: Any) -> Callable[..., optax.GradientTransformation]:
-    """The first sign test and its rule, with parts of them changed."""
-
-    def build(setting: Any, steps: int) -> optax.GradientTransformation:
-        del steps
-        changes = {**setting}
-        inside, outside = (changes.pop(name) for name in NO_WEIGHT_DECAY)
-        return optax.chain(
-            optax.add_decayed_weights(inside),
-            *sign_test_and_rule(variant, **changes),
-            optax.add_decayed_weights(-outside),
-        )
-
-    return build
-
-
+# Every number that is a setting of mini-batch Rprop, at its default.
+DEFAULTS: dict[str, Any] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(
+        optax_rprop.minibatch_rprop
+    ).parameters.items()
+    if isinstance(parameter.default, float)
+}
 CHANGES = {
-    "threshold": [1.0, 1.4, 2.0, 2.5],
+    "threshold": [1.0, 1.1, 1.5, 2.0],
     "decay": [0.9, 0.98, 0.99, 1.0],
+    "lean": [0.0, 0.05, 0.2, 0.4],
     "learning_rate": [1e-3, 1e-2, 1e-1],
     "max_step_size": [0.03, 0.1, 1.0],
-    "decay_inside": [1e-4, 1e-3],
-    "decay_outside": [1e-5, 1e-4],
-    "eta_plus": [1.1, 1.4],
-    "eta_minus": [0.5, 0.65, 0.85],
+    "eta_plus": [1.05, 1.2, 1.4],
+    "eta_minus": [0.5, 0.75, 0.9],
 }
+
+
+def of_variant(name: Any) -> Optimizer:
+    """Mini-batch Rprop by another variant than its own, irprop-."""
+    test = ("threshold", "decay", "lean")
+    rule = {key: value for key, value in DEFAULTS.items() if key not in test}
+    return Optimizer(
+        f"variant {name}",
+        fixed(
+            lambda: optax.chain(
+                optax_rprop.resolve_signs(*(DEFAULTS[name] for name in test)),
+                optax_rprop.rprop(**rule, variant=name, skip_zero_grads=True),
+            )
+        ),
+    )
 
 
 def ablations() -> tuple[list[str], list[Optimizer]]:
     """The default, each change of one number, and two other variants, with names."""
-    numbers = {"default": {}} | {
-        f"{name} {value:g}": {name: value}
+    changed = {"default": DEFAULTS} | {
+        f"{name} {value:g}": {**DEFAULTS, name: value}
         for name, values in CHANGES.items()
         for value in values
     }
-    default = {**DEFAULTS, **NO_WEIGHT_DECAY}
-    cases = [{**default, **change} for change in numbers.values()]
-    variants = ("rprop-", "rprop+")
-    optimizers = [Optimizer("irprop-", _ablation("irprop-"), cases)]
-    optimizers += [Optimizer(name, _ablation(name), [default]) for name in variants]
-    return [*numbers, *(f"variant {name}" for name in variants)], optimizers
+    variants = [of_variant(name) for name in ("rprop-", "rprop+")]
+    default = Optimizer(
+        "default",
+        lambda setting, steps: optax_rprop.minibatch_rprop(**setting),
+        list(changed.values()),
+    )
+    return [*changed, *(v.name for v in variants)], [default, *variants]
+
+
+PRECISIONS = [
+    Optimizer(
+        dtype or "float32",
+        fixed(lambda d=dtype: optax_rprop.minibatch_rprop(statistics_dtype=d)),
+    )
+    for dtype in (None, "bfloat16")
+]
+"""The sign test's statistics in 8 and in 4 bytes per parameter."""

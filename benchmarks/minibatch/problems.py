@@ -93,7 +93,7 @@ def convolutional(name: str, data: Data, runs: int) -> Problem:
         hidden = jax.nn.relu(affine(params[1], patches(halved(hidden))))
         return affine(params[2], hidden.reshape(len(images), -1))
 
-    return _large(name, data, runs, apply, init)
+    return model(name, data, runs, apply, init)
 
 
 def recurrent(name: str, data: Data, runs: int) -> Problem:
@@ -126,11 +126,14 @@ def recurrent(name: str, data: Data, runs: int) -> Problem:
         state, _ = jax.lax.scan(step, start, jnp.moveaxis(driven, 1, 0))
         return affine(params["outputs"], state)
 
-    return _large(name, data, runs, apply, init)
+    return model(name, data, runs, apply, init)
 
 
-def _large(name: str, data: Data, runs: int, apply: Any, init: Any) -> Problem:
-    description = f"{len(data['inputs']):,} rows"
+def model(
+    name: str, data: Data, runs: int, apply: Any, init: Any, what: str = "rows"
+) -> Problem:
+    """Another network."""
+    description = f"{len(data['inputs']):,} {what}"
     return supervised(name, description, splits(data, runs), apply, init)
 
 

@@ -1,68 +1,46 @@
-"""Tables and pictures of the comparison on mini-batches."""
+"""Tables and the picture of the comparison on mini-batches."""
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
+from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks.common import results
-from benchmarks.common.results import Frame
-from benchmarks.common.tables import markdown, number, pivot, report
-from benchmarks.minibatch import batch_size_report, pictures
+from benchmarks.common import plots, results
+from benchmarks.common.tables import in_order, markdown, number, pivot, report
+from benchmarks.minibatch import batch_size_report, signs, tidy
 from benchmarks.minibatch import tuning_free_report as tuning_free
-from benchmarks.minibatch.problems import DEVELOPED_ON
-from benchmarks.minibatch.tidy import (
-    ADAM,
-    OURS,
-    contests,
-    errors_table,
-    mean_errors,
-    verdict,
-    verdicts,
-)
+from benchmarks.minibatch.methods import ADAM, DEFAULTS, OURS
 from benchmarks.minibatch.train import STEPS
 
 RESULTS = Path(__file__).parent / "results"
-# How often pure noise is resolved at the default threshold and decay: the table of the
-# sign test has its inverse.
-NOISE = {"threshold": 1.7, "decay": 0.95, "mean": 0.0}
-
-
-def groups(rows: Frame) -> dict[str, Frame]:
-    """Contests by batch size, and by whether our settings were chosen on them."""
-    chosen = rows["problem"].isin(DEVELOPED_ON)
-    by_batch = {
-        f"batch {size}": rows[rows["batch"] == str(size)] for size in map(str, STEPS)
-    }
-    parts = by_batch | {
-        "chosen on": rows[chosen],
-        "held out": rows[~chosen],
-        "all": rows,
-    }
-    return {name: part for name, part in parts.items() if len(part)}
+# Those that are drawn, each with its marker.
+DRAWN = {
+    OURS: "o",
+    "Adam, 0.001": "s",
+    "SGD": "",
+    "Rprop": "^",
+    "Rprop, accumulated": "",
+}
 
 
 def summary(folder: Path = RESULTS) -> str:
     """Geometric means of errors over those of tuned Adam; our wins and losses."""
-    rows = contests(folder)
-    rows = rows[rows["has_errors"]]
-    table = {}
-    for name, part in groups(rows).items():
-        means = mean_errors(part)
-        ratios = means.div(means[ADAM], axis=0)
-        title = f"{name} ({len(means)})"
-        table[title] = ratios.apply(stats.gmean).map("{:.2f}".format)
-    judged = verdicts(rows)
-    held_out = ~judged.index.get_level_values("problem").isin(DEVELOPED_ON)
-    for name, part in (("held out", judged[held_out]), ("all", judged)):
-        counts = [(part == sign).sum().astype(str) for sign in (-1, 0, 1)]
-        cells = counts[0] + " / " + counts[1] + " / " + counts[2]
+    rows = tidy.with_errors(folder)
+    held_out = tidy.within(rows, "group", tidy.HELD_OUT)
+    table = tidy.ratios_by_batch(rows)
+    chosen = tidy.within(rows, "group", tidy.CHOSEN)
+    for name, part in (("chosen on", chosen), ("held out", held_out), ("all", rows)):
+        if len(part):
+            table[f"{name} ({tidy.count(part)})"] = tidy.ratios(part, part)
+    frame = pd.DataFrame(table).map("{:.2f}".format)
+    for name, part in (("held out", held_out), ("all", rows)):
         title = f"ours better / undecided / worse, {name}"
-        table[title] = cells.where(cells.index != OURS, "")
-    return markdown(pd.DataFrame(table))
+        frame[title] = tidy.ours_judged(part)
+    return markdown(frame.rename_axis("optimizer"))
 
 
 def precision(folder: Path = RESULTS) -> str:
@@ -85,63 +63,40 @@ def one_setting(folder: Path = RESULTS) -> str:
 
     It is the one of the least geometric mean of the validation errors.
     """
-    rows = contests(folder)
-    rows = rows[rows["has_errors"]]
-    adam = mean_errors(rows)[ADAM]
-    tried = results.read(folder, "contests_settings")
-    tried = tried.assign(
-        batch=tried["batch"].astype(str), setting=tried["setting"].fillna("")
-    )
-    tried = tried.set_index(["problem", "batch"]).loc[adam.index]
-    ratios = tried["test_error"] / adam.reindex(tried.index)
-    tried = tried.assign(ratio=ratios.to_numpy())
-    groups = tried.groupby(["optimizer", "setting"], sort=False)
-    means = groups[["validation_error", "ratio"]].agg(stats.gmean)
-    best = means["validation_error"].groupby("optimizer", sort=False).idxmin()
-    chosen = means.loc[best].reset_index("setting")
-    table = chosen.assign(ratio=chosen["ratio"].map("{:.2f}".format))
-    columns = {"ratio": "test error / that of tuned Adam"}
-    return markdown(table[["setting", "ratio"]].rename(columns=columns))
+    adam = tidy.means(tidy.with_errors(folder))[ADAM].reset_index("group")
+    tried = tidy.settings(folder).join(adam, how="inner")
+    tried["ratio"] = tried["test_error"] / tried[ADAM]
+    each = tried.groupby(["optimizer", "setting"], sort=False)
+    means = each[["validation_error", "ratio"]].agg(stats.gmean)
+    by_group = tried.groupby(["optimizer", "setting", "group"], sort=False)["ratio"]
+    ratios = by_group.agg(stats.gmean).unstack(sort=False).assign(all=means["ratio"])
+    optimizers = means["validation_error"].groupby("optimizer", sort=False)
+    table = ratios.loc[optimizers.idxmin()].map("{:.2f}".format).reset_index("setting")
+    table.insert(0, "tried", optimizers.size().astype(str))
+    return markdown(table.rename(columns={"setting": "setting for all"}))
 
 
-def errors(column: str = "test_error", folder: Path = RESULTS) -> str:
+def errors(folder: Path = RESULTS) -> str:
     """One row a contest: mean and standard error over the runs, the lowest bold."""
-    rows = contests(folder).dropna(subset=[column])
-    wide = rows.set_index(["problem", "batch", "run", "optimizer"])[column]
-    return errors_table(wide.unstack(sort=False))
-
-
-def grids(folder: Path = RESULTS) -> str:
-    """What every optimizer could choose from."""
-    tried = results.read(folder, "contests_settings").fillna({"setting": ""})
-    first = tried.drop_duplicates(["optimizer", "setting"])
-    groups = first.groupby("optimizer", sort=False)["setting"]
-    texts = groups.agg(lambda settings: "; ".join(settings).replace(", cosine 0", ""))
-    texts = texts.str.replace(", cosine 1", ", cosine")
-    table = pd.DataFrame({"number": groups.size().astype(str), "settings": texts})
-    return markdown(table)
+    return tidy.errors_table(tidy.contests(folder))
 
 
 def ablations(folder: Path = RESULTS) -> str:
     """Change of the test error in points against the default, by problem."""
-    rows = results.read(folder, "ablations")
-    wide = rows.set_index(["setting", "problem", "run"])["test_error"]
-    wide = wide.unstack("run", sort=False)
-    default = wide.loc["default"]
-
-    def cell(key: tuple[str, str]) -> str:
-        setting, problem = key
-        if setting == "default":
-            return f"{default.loc[problem].mean():.2f}"
-        change = (wide.loc[key] - default.loc[problem]).to_numpy()
-        mean = round(change.mean(), 2) + 0.0  # No minus before 0.
-        return f"{mean:+.2f}{'*' if verdict(change) else ''}"
-
-    cells = pd.Series({key: cell(key) for key in wide.index})
-    return markdown(cells.unstack(sort=False).rename_axis("changed"))
+    rows = results.read(folder, "ablations").drop(columns=["batch", "run"])
+    table = {}
+    for problem, errors in rows.groupby("problem", sort=False):
+        default = errors.pop("default")
+        cells = {"default": f"{default.mean():.2f}"}
+        for name, found in errors.drop(columns="problem").items():
+            change = (found - default).to_numpy()
+            mean = round(change.mean(), 2) + 0.0  # No minus before 0.
+            cells[name] = f"{mean:+.2f}{'*' if tidy.verdict(change) else ''}"
+        table[problem] = cells
+    return markdown(pd.DataFrame(table).rename_axis("changed"))
 
 
-def signs(folder: Path = RESULTS) -> str:
+def sign_tests(folder: Path = RESULTS) -> str:
     """False decisions in percent / mean waits, by the mean of the gradient."""
     rows = results.read(folder, "signs")
     tests = (
@@ -155,109 +110,102 @@ def signs(folder: Path = RESULTS) -> str:
     return markdown(wide.rename_axis("threshold, decay"))
 
 
-def _insides(folder: Path) -> dict[str, Frame]:
-    rows = results.read(folder, "inside")
-    return {
-        f"{problem}, {batch}": part
-        for (problem, batch), part in rows.groupby(["problem", "batch"], sort=False)
-    }
+def false_at_most() -> str:
+    """How many decisions may be false if step sizes are to grow."""
+    factors = DEFAULTS["eta_minus"], DEFAULTS["eta_plus"]
+    most = 1 - signs.threshold(*factors, "irprop-")
+    return f"Step sizes can grow where fewer than {100 * most:.1f} % are false."
 
 
 def inside(folder: Path = RESULTS) -> str:
-    """Signs and waits in three parts of the training, over all runs."""
-    rows = {}
-    for name, part in _insides(folder).items():
-        steps = np.array_split(np.sort(part["step"].unique()), 3)
-        for label, third in zip(("first", "second", "last"), steps, strict=True):
-            pooled = part[part["step"].isin(third)]
-            last = pooled[pooled["step"] == third[-1]].mean(numeric_only=True)
-            resolved = pooled["resolved"].sum()
-            right = 100 * pooled["resolved_right"].sum() / max(resolved, 1)
-            wait = 1 / max(pooled["resolved_fraction"].mean(), 1e-9)
-            sizes = [number(last[f"step_size_{percent}"], 2) for percent in (5, 50, 95)]
-            rows[f"{name}, {label} third"] = {
-                "raw signs right (%)": f"{100 * pooled['raw_agreement'].mean():.1f}",
-                "resolved signs right (%)": f"{right:.1f} of {resolved}",
-                "steps per decision": f"{wait:.0f}",
-                "same sign as before (%)": f"{100 * pooled['persistence'].mean():.1f}",
-                "step sizes: 5, 50, 95 %": ", ".join(sizes),
-                "training loss": number(last["train_loss"]),
-                "test error (%)": f"{last['test_error']:.2f}",
-            }
-    return markdown(pd.DataFrame.from_dict(rows, orient="index"))
-
-
-def noise_rate(folder: Path) -> float:
-    """How often the default test resolves the sign of pure noise, in a step."""
-    rows = results.read(folder, "signs")
-    wait = rows.loc[(rows[list(NOISE)] == pd.Series(NOISE)).all(axis=1), "wait"]
-    # Rounded, as it was when the rules were chosen.
-    return 1 / round(wait.item())
-
-
-def stopping(folder: Path = RESULTS) -> str:
-    """Test errors where rules without a validation set would stop, and the place."""
-    noise = noise_rate(folder)
-    rules: dict[str, Any] = {
-        "decisions rarer than noise's": lambda r: r["resolved_fraction"] < noise,
-        "ten times rarer": lambda r: r["resolved_fraction"] < noise / 10,
-        "60 % same sign": lambda r: r["persistence"] < 0.6,
+    """Signs and waits in the three thirds of the training, over all runs."""
+    rows = results.read(folder, "inside")
+    keys = ["problem", "batch"]
+    end = rows.groupby(keys)["step"].transform("max")
+    thirds = rows.assign(third=np.ceil(3 * rows["step"] / end))
+    thirds = thirds.groupby([*keys, "third"], sort=False)
+    means, sums = thirds.mean(), thirds.sum()
+    right = sums["resolved_right"] / sums["resolved"].clip(lower=1)
+    wait = 1 / means["resolved_fraction"].clip(lower=1e-9)
+    cells = {
+        "raw signs right, %": (100 * means["raw_agreement"]).map("{:.1f}".format),
+        "resolved signs right, %": (100 * right).map("{:.1f}".format),
+        "of how many": sums["resolved"].map("{:,}".format),
+        "steps per decision": wait.map("{:,.0f}".format),
     }
-    rows = {}
-    for name, part in _insides(folder).items():
-        stops: dict[str, list[Frame]] = {}
-        for _, run in part.groupby("run"):
-            last = run.iloc[-1]
-            best = run.loc[run["validation_error"].idxmin()]
-            stops.setdefault("by validation", []).append(best)
-            stops.setdefault("at the end", []).append(last)
-            # No sign is resolved in the very first steps.
-            later = run.iloc[1:]
-            for rule, holds in rules.items():
-                hits = later[holds(later)]
-                stops.setdefault(rule, []).append(hits.iloc[0] if len(hits) else last)
-        steps = part["step"].max()
-        rows[name] = {rule: _stops(found, steps) for rule, found in stops.items()}
-    return markdown(pd.DataFrame.from_dict(rows, orient="index"))
-
-
-def _stops(found: list[Frame], steps: int) -> str:
-    means = pd.DataFrame(found)[["test_error", "step"]].astype(float).mean()
-    return f"{means['test_error']:.2f} at {100 * means['step'] / steps:.0f} %"
+    table = pd.DataFrame(cells).groupby(level=keys, sort=False).agg(" / ".join)
+    table.index = [f"{problem}, {batch}" for problem, batch in table.index]
+    return markdown(table.rename_axis("problem, batch"))
 
 
 def problems(folder: Path = RESULTS) -> str:
     """The data sets and their networks."""
-    table = results.read(folder, "problems").set_index("problem")
-    return markdown(table.rename(columns={"error_name": "error"}).astype(str))
+    return tidy.problems_table(folder, "problems")
 
 
 def steps(folder: Path = RESULTS) -> str:
-    """Steps by batch size, runs, and how long the parts took."""
-    parts = results.read(folder, "contests_parts")
-    counts = parts.assign(batch=parts["batch"].astype(str))
-    counts = counts.drop_duplicates("batch").set_index("batch")["steps"]
-    listed = ", ".join(f"{counts[b]:,} of {b}" for b in map(str, STEPS) if b in counts)
-    runs = results.read(folder, "contests")["run"].nunique()
-    return (
-        f"Steps by batch size: {listed}; {runs} runs in each of {len(parts)} contests."
-    )
+    """Steps by batch size, runs and contests."""
+    rows = tidy.contests(folder)
+    sizes = set(rows.index.get_level_values("batch"))
+    listed = ", ".join(f"{n:,} of {b}" for b, n in STEPS.items() if str(b) in sizes)
+    runs = rows.index.get_level_values("run").nunique()
+    contests = tidy.count(rows)
+    return f"Steps by batch size: {listed}; {runs} runs in each of {contests} contests."
 
 
 def headline(folder: Path = RESULTS) -> str:
     """Against tuned Adam, on average and contest by contest."""
-    rows = contests(folder)
-    rows = rows[rows["has_errors"]]
-    means = mean_errors(rows)
-    ratio = stats.gmean(means[OURS] / means[ADAM])
-    judged = verdicts(rows)[ADAM]
-    better, worse = (judged == -1).sum(), (judged == 1).sum()
+    rows = tidy.with_errors(folder)
+    ratio = tidy.ratios(rows, rows)[OURS]
+    better, _, worse = tidy.judged(rows, OURS, ADAM).split(" / ")
     return (
         "With one setting for all, the test error of mini-batch Rprop is"
-        f" {ratio:.2f} times that of Adam tuned in each of {len(judged)} contests"
+        f" {ratio:.2f} times that of Adam tuned in each of {tidy.count(rows)} contests"
         f" (geometric mean); beyond doubt, it is better in {better} of them and worse"
         f" in {worse}."
     )
+
+
+def picture(folder: Path = RESULTS) -> Figure:
+    """Test error over that of tuned Adam, over batch size, one panel a problem."""
+    rows = tidy.with_errors(folder)
+    names = in_order(rows.reset_index(), "problem")
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure = plots.figure(2.5 * columns, 2 * lines + 0.6)
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for panel in axes.flat[len(names) :]:
+        panel.axis("off")
+    places = {str(size): i for i, size in enumerate(STEPS)}
+    for panel, name in zip(axes.flat, names, strict=False):
+        here = tidy.within(rows, "problem", name)
+        panel.axhline(1, color="black", linewidth=1, label="Adam, tuned")
+        for optimizer, marker in DRAWN.items():
+            if optimizer not in here:
+                continue
+            # Of the paired difference: how hard a run is, is the same for all.
+            by_batch = here.groupby("batch", sort=False)
+            tuned = by_batch[ADAM].mean()
+            paired = (here[optimizer] - here[ADAM]).groupby("batch", sort=False)
+            panel.errorbar(
+                [places[batch] for batch in tuned.index],
+                by_batch[optimizer].mean() / tuned,
+                paired.sem() / tuned if marker else None,
+                marker=marker or ("." if len(tuned) == 1 else None),
+                markersize=4,
+                capsize=2,
+                **plots.style(optimizer),
+            )
+        panel.set(title=name, yscale="log", xticks=list(places.values()))
+        panel.set_xticklabels(list(places))
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+    for panel in axes[-1]:
+        panel.set_xlabel("batch size")
+    figure.supylabel("test error / that of tuned Adam")
+    plots.legend(figure, axes[0, 0], columns=4)
+    return figure
 
 
 SHOWN = (
@@ -265,14 +213,11 @@ SHOWN = (
     steps,
     summary,
     one_setting,
-    functools.partial(errors, "test_error"),
-    functools.partial(errors, "last_test_error"),
-    grids,
+    errors,
     ablations,
     precision,
-    signs,
+    sign_tests,
     inside,
-    stopping,
     problems,
     batch_size_report.headline,
     *(functools.partial(batch_size_report.signs, epochs) for epochs in (0, 10, 30)),
@@ -287,10 +232,7 @@ SHOWN = (
     tuning_free.errors,
     tuning_free.problems,
 )
-PICTURES = {
-    "contests": lambda folder: pictures.contests(contests(folder)),
-    "batch_size": batch_size_report.picture,
-}
+PICTURES = {"contests": picture, "batch_size": batch_size_report.picture}
 
 if __name__ == "__main__":
     report(__doc__, RESULTS, SHOWN, PICTURES)

@@ -1,4 +1,4 @@
-"""The first sequential sign test on mini-batches, and tuned rivals.
+"""Mini-batch Rprop, and tuned rivals.
 
 For every problem and batch size, each setting of each optimizer trains in every run.
 An optimizer's setting is the one with the least validation error, and its test error
@@ -6,15 +6,17 @@ counts. A run's number sets the split, the initial weights and the order of the
 batches, the same for all optimizers. Early stopping is the same for all, too: errors
 are those of the checkpoint with the least validation error.
 
-Then: parts of the optimizer changed one at a time; the sign test on gradients whose
-mean is known; and a look inside while networks train.
+Then: numbers of the optimizer changed one at a time; its statistics in half the
+memory; the sign test on gradients whose mean is known; and a look inside while networks
+train.
 """
 
 import argparse
 import concurrent.futures
-import dataclasses
+import functools
 import math
-import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +26,20 @@ from benchmarks.common import cli
 from benchmarks.common.data import find_proben1
 from benchmarks.common.problems import Problem
 from benchmarks.common.results import Study, exists
+from benchmarks.minibatch import methods
 from benchmarks.minibatch import problems as sets
 from benchmarks.minibatch.inside import CHECKPOINTS, look_inside, sign_decisions
-from benchmarks.minibatch.methods import FIRST, OPTIMIZERS
-from benchmarks.minibatch.train import FULL, STEPS, ablate, contest, runs_and_rows
+from benchmarks.minibatch.methods import ADAM, OPTIMIZERS, OURS
+from benchmarks.minibatch.train import (
+    FULL,
+    STEPS,
+    Rows,
+    contest,
+    runs_and_rows,
+    side_by_side,
+)
 
-RUNS, INSIDE_RUNS = 10, 3
+RUNS = 10
 # Parts at a time; more want more than 20 GB of memory.
 WORKERS = 2
 # Networks that cost several times as much a step train on this alone.
@@ -45,11 +55,55 @@ INSIDE = {
 
 
 class Part(NamedTuple):
-    """What is run, or skipped, at a time."""
+    """What is run, or skipped, at a time.
+
+    Attributes:
+      study: Names the file of results.
+      problem: What to train.
+      batch: Its size.
+      measure: Of problem, rows in a batch and steps, the rows of each table.
+    """
 
     study: str
     problem: Problem
     batch: Any
+    measure: Callable[[Problem, int, int], dict[str, Rows]]
+
+
+def run_parts(parts: Sequence[Part], folder: Path, script: str, *, quick: bool) -> None:
+    """Run those that are not there yet, and write their rows."""
+    studies = {
+        name: Study(folder, name, ["problem", "batch"], script=script)
+        for name in {part.study for part in parts}
+    }
+
+    def run(part: Part) -> None:
+        _, rows = runs_and_rows(part.problem.data)
+        size = rows if part.batch == FULL else part.batch
+        steps = 2 * CHECKPOINTS if quick else STEPS[part.batch]
+        where = {"problem": part.problem.name, "batch": part.batch}
+        for table, found in part.measure(part.problem, size, steps).items():
+            studies[part.study].add([where | row for row in found], table)
+
+    missing = [p for p in parts if not studies[p.study].has(p.problem.name, p.batch)]
+    # Training many small networks at once keeps hardly more than one core busy.
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        for _ in tqdm(pool.map(run, missing), total=len(missing), unit="part"):
+            pass
+
+
+def list_problems(
+    problems: Sequence[Problem], folder: Path, name: str, script: str
+) -> None:
+    """Write what the table of problems says."""
+    study = Study(folder, name, ["problem"], script=script)
+    for problem in problems:
+        if not study.has(problem.name):
+            params = jax.eval_shape(problem.init, jax.random.key(0))
+            sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+            row = {"problem": problem.name, "description": problem.description}
+            row |= {"parameters": sum(sizes), "error_name": problem.error_name}
+            study.add([row])
 
 
 def load_problems(options: argparse.Namespace, runs: int) -> list[Problem]:
@@ -73,108 +127,60 @@ def batch_sizes(problem: Problem) -> list[Any]:
     return sizes + [FULL] * (problem.name in FULL_BATCH)
 
 
-def list_parts(problems: list[Problem], *, quick: bool) -> list[Part]:
+def list_parts(problems: Sequence[Problem], *, quick: bool) -> list[Part]:
     """Batch by batch, so that an interrupted study has all problems at some sizes."""
+    optimizers = list(OPTIMIZERS)
+    names, ablations = methods.ablations()
+    if quick:
+        some = [o for o in OPTIMIZERS if o.name in {OURS, "SGD", ADAM}]
+        optimizers = [o._replace(settings=o.settings[:1]) for o in some]
+        ablations = [ablations[0]._replace(settings=ablations[0].settings[:2])]
+        names = names[:2]
+    compete = functools.partial(contest, optimizers=optimizers)
+    ablate = functools.partial(side_by_side, optimizers=ablations, names=names)
+    compare = functools.partial(
+        side_by_side,
+        optimizers=methods.PRECISIONS,
+        names=[dtype.name for dtype in methods.PRECISIONS],
+    )
+
+    def look(problem: Problem, size: int, steps: int) -> dict[str, Rows]:
+        # Longer, to see what comes when nothing more is to be learned.
+        return {"": look_inside(problem, size, 2 * steps, 2 if quick else 3)}
+
     contests = [
-        Part("contests", problem, size)
+        Part("contests", problem, size, compete)
         for size in ((32,) if quick else (32, 8, 128, FULL, 512))
         for problem in problems
         if size in batch_sizes(problem)
     ]
-    ablated = [Part("ablations", p, 32) for p in problems if p.name in ABLATED]
-    insides = [
-        Part("inside", problem, size)
+    ablated = [Part("ablations", p, 32, ablate) for p in problems if p.name in ABLATED]
+    others = [
+        Part(study, problem, size, measure)
         for problem in problems
-        for size in INSIDE.get(problem.name, ())
+        for study, sizes, measure in (
+            ("inside", INSIDE.get(problem.name, ()), look),
+            ("precision", (32, 128) * (problem.name in sets.DEVELOPED_ON), compare),
+        )
+        for size in sizes
         if size == 32 or not quick
     ]
     small = [part for part in contests if part.batch == 32]
-    return [*small, *ablated, *insides, *contests[len(small) :]]
-
-
-def first_runs(problem: Problem, runs: int) -> Problem:
-    """The same problem with the data of the first runs."""
-    data = jax.tree.map(lambda leaf: leaf[:runs], problem.data)
-    return dataclasses.replace(problem, data=data)
-
-
-def problem_row(problem: Problem) -> dict[str, Any]:
-    """What the table of problems says."""
-    params = jax.eval_shape(problem.init, jax.random.key(0))
-    return {
-        "problem": problem.name,
-        "description": problem.description,
-        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
-        "error_name": problem.error_name,
-    }
-
-
-def run_part(part: Part, study: Study, *, quick: bool) -> None:
-    """Run one part and write its rows."""
-    start = time.perf_counter()
-    _, rows = runs_and_rows(part.problem.data)
-    size = rows if part.batch == FULL else part.batch
-    steps = 2 * CHECKPOINTS if quick else STEPS[part.batch]
-    tried: list[dict[str, Any]] = []
-    if part.study == "contests":
-        optimizers = list(OPTIMIZERS)
-        if quick:
-            some = [o for o in OPTIMIZERS if o.name in {FIRST, "SGD", "Adam"}]
-            optimizers = [o._replace(settings=o.settings[:1]) for o in some]
-        found, tried = contest(part.problem, optimizers, size, steps)
-    elif part.study == "ablations":
-        found = list(ablate(part.problem, size, steps, quick=quick))
-    else:
-        # Longer, to see what comes when nothing more is to be learned.
-        steps *= 2
-        problem = first_runs(part.problem, INSIDE_RUNS)
-        found = list(look_inside(problem, size, steps).rows(steps))
-    where = {"problem": part.problem.name, "batch": part.batch}
-    seconds = time.perf_counter() - start
-    study.add([where | {"steps": steps, "seconds": seconds}], "parts")
-    if tried:
-        study.add([where | row for row in tried], "settings")
-    study.add([where | row for row in found])
+    return [*small, *ablated, *others, *contests[len(small) :]]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run all parts that are not there yet."""
     parser = cli.parser(__doc__, "minibatch")
     cli.add_data_dir(parser)
-    parser.add_argument(
-        "--runs",
-        type=cli.at_least(2),
-        default=RUNS,
-        help="splits, initial weights and orders of the batches",
-    )
     options = parser.parse_args(arguments)
     folder, quick = options.output_dir, options.quick
-    signs = Study(folder, "signs", ["threshold", "decay"], script="run")
     if not exists(folder, "signs"):
+        signs = Study(folder, "signs", ["threshold", "decay"], script="run")
         signs.add(sign_decisions(500 if quick else 20_000))
-    problems = load_problems(options, 2 if quick else options.runs)
-    listed = Study(folder, "problems", ["problem"], script="run")
-    new = [problem for problem in problems if not listed.has(problem.name)]
-    if new:
-        listed.add(map(problem_row, new))
-
-    studies = {
-        name: Study(folder, name, ["problem", "batch"], script="run")
-        for name in ("contests", "ablations", "inside")
-    }
-    parts = [
-        part
-        for part in list_parts(problems, quick=quick)
-        if not studies[part.study].has(part.problem.name, part.batch)
-    ]
-
-    def run(part: Part) -> None:
-        run_part(part, studies[part.study], quick=quick)
-
-    # Training many small networks at once keeps hardly more than one core busy.
-    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        for _ in tqdm(pool.map(run, parts), total=len(parts), unit="part"):
-            pass
+    problems = load_problems(options, 2 if quick else RUNS)
+    list_problems(problems, folder, "problems", "run")
+    run_parts(list_parts(problems, quick=quick), folder, "run", quick=quick)
 
 
 if __name__ == "__main__":

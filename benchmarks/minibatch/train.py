@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.common.data import Data, Split
+from benchmarks.common.data import Split
 from benchmarks.common.problems import Problem
 from benchmarks.minibatch import methods
 from benchmarks.minibatch.methods import Optimizer
@@ -19,7 +19,7 @@ FULL = "full"
 STEPS = {8: 3200, 32: 2000, 128: 800, 512: 320, FULL: 320}
 """By batch size, for all optimizers and problems alike."""
 CHECKPOINTS = 16
-MEASURED_ROWS = 1000
+Rows = Iterable[dict[str, Any]]
 
 
 class Curves(NamedTuple):
@@ -28,7 +28,6 @@ class Curves(NamedTuple):
     validation_loss: Any
     validation_error: Any
     test_error: Any
-    train_loss: Any = None
 
 
 def batches(rows: int, size: int, steps: int, runs: int) -> np.ndarray:
@@ -48,11 +47,6 @@ def runs_and_rows(data: Split) -> tuple[int, int]:
     return data.train["inputs"].shape[:2]
 
 
-def _over_networks(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Map over runs, and over the settings that share a run's data."""
-    return jax.vmap(jax.vmap(function, (0, None)))
-
-
 @functools.cache
 def initial_params(init: Callable[[jax.Array], Any], runs: int) -> Any:
     """Of the first runs; kept, as random numbers take longest to compile."""
@@ -67,68 +61,51 @@ class Ensemble:
 
     def __init__(self, optimizers: Sequence[Optimizer], steps: int) -> None:
         self._optimizers, self._steps = optimizers, steps
-        sizes = [len(optimizer.settings) for optimizer in optimizers]
-        self._ends = np.cumsum([0, *sizes])
+        self._ends = np.cumsum([0, *(len(each.settings) for each in optimizers)])
         self.size = int(self._ends[-1])
-        self._grids = [
-            {
+
+    def _map(self, call: Callable[..., Any], states: Any, *trees: Any) -> list[Any]:
+        """Call each optimizer with each setting, for each run, on its part of trees."""
+
+        def one(optimizer: Optimizer, setting: Any, state: Any, trees: Any) -> Any:
+            tx = optax.with_extra_args_support(optimizer.build(setting, self._steps))
+            return call(optimizer, tx, state, *trees)
+
+        found = []
+        for n, optimizer in enumerate(self._optimizers):
+            grid = {
                 name: jnp.array([s[name] for s in optimizer.settings], jnp.float32)
                 for name in optimizer.settings[0]
             }
-            for optimizer in optimizers
-        ]
-
-    def _cut(self, tree: Any, number: int) -> Any:
-        part = slice(self._ends[number], self._ends[number + 1])
-        return jax.tree.map(lambda leaf: leaf[:, part], tree)
-
-    def _map(self, number: int, call: Callable[..., Any], *trees: Any) -> Any:
-        """Call one optimizer with each setting, for each run."""
-        optimizer = self._optimizers[number]
-
-        def one(setting: Any, *trees: Any) -> Any:
-            tx = optimizer.build(setting, self._steps)
-            return call(optax.with_extra_args_support(tx), *trees)
-
-        over_settings = jax.vmap(one)
-        over_runs = jax.vmap(over_settings, (None, *(0 for _ in trees)))
-        return over_runs(self._grids[number], *trees)
+            part = slice(self._ends[n], self._ends[n + 1])
+            mine = jax.tree.map(lambda leaf, part=part: leaf[:, part], trees)
+            over_settings = jax.vmap(functools.partial(one, optimizer))
+            over_runs = jax.vmap(over_settings, (None, 0, 0))
+            found.append(over_runs(grid, states and states[n], mine))
+        return found
 
     def init(self, params: Any) -> list[Any]:
         """The states."""
-        return [
-            self._map(n, lambda tx, params: tx.init(params), self._cut(params, n))
-            for n in range(len(self._optimizers))
-        ]
+        return self._map(lambda _, tx, state, params: tx.init(params), None, params)
 
     def update(self, grads: Any, states: list[Any], params: Any, values: Any) -> Any:
         """New parameters and states; values are the losses, shape (runs, settings)."""
 
-        def call(tx: Any, state: Any, grads: Any, params: Any, value: Any) -> Any:
+        def call(_: Any, tx: Any, state: Any, *trees: Any) -> Any:
+            grads, params, value = trees
             return tx.update(grads, state, params, value=value)
 
-        pairs = [
-            self._map(n, call, state, *self._cut((grads, params, values), n))
-            for n, state in enumerate(states)
-        ]
+        pairs = self._map(call, states, grads, params, values)
         updates = _join([updates for updates, _ in pairs])
         return optax.apply_updates(params, updates), [state for _, state in pairs]
 
     def evaluated(self, states: list[Any], params: Any) -> Any:
         """The parameters to evaluate: for most optimizers, those that it trains."""
-        return _join(
-            [
-                self._map(
-                    n,
-                    lambda _, *trees, evaluated=optimizer.evaluated: evaluated(*trees),
-                    state,
-                    self._cut(params, n),
-                )
-                for n, (optimizer, state) in enumerate(
-                    zip(self._optimizers, states, strict=True)
-                )
-            ]
-        )
+
+        def call(optimizer: Optimizer, _: Any, state: Any, params: Any) -> Any:
+            return optimizer.evaluated(state, params)
+
+        return _join(self._map(call, states, params))
 
 
 def _join(trees: Sequence[Any]) -> Any:
@@ -146,21 +123,20 @@ def train(
     """Train every setting of every optimizer on the data of every run at once.
 
     Returns:
-      The curves of the iterates and, if `averaged`, those of their average, without
-      training losses. In the average, the last steps weigh most: step t does
-      ``a += 9 / (t + 8) * (p - a)``.
+      The curves of the iterates and, if `averaged`, those of their average. In it,
+      the last steps weigh most: step t does ``a += 9 / (t + 8) * (p - a)``.
     """
     runs, rows = runs_and_rows(problem.data)
     ensemble = Ensemble(optimizers, steps)
     assert problem.error is not None
-    gradient = _over_networks(jax.value_and_grad(problem.loss))
+    # Over runs, and over the settings that share a run's data.
+    gradient = jax.vmap(jax.vmap(jax.value_and_grad(problem.loss), (0, None)))
     measures = problem.loss, problem.error
 
     def train_all(params: Any, data: Split, order: jax.Array) -> list[Curves]:
         params = jax.tree.map(
             lambda leaf: jnp.repeat(leaf[:, None], ensemble.size, axis=1), params
         )
-        measured = {name: part[:, :MEASURED_ROWS] for name, part in data.train.items()}
 
         def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
             params, states, count, *averages = carry
@@ -177,15 +153,14 @@ def train(
 
         def curves(params: Any) -> Curves:
             # Run by run, as all at once take too much memory.
-            return jax.lax.map(lambda run: of_run(*run), (params, measured, data))
+            return jax.lax.map(lambda run: of_run(*run), (params, data))
 
-        def of_run(params: Any, measured: Data, data: Split) -> Curves:
+        def of_run(params: Any, data: Split) -> Curves:
             loss, error = (jax.vmap(measure, (0, None)) for measure in measures)
             return Curves(
                 validation_loss=loss(params, data.validation),
                 validation_error=error(params, data.validation),
                 test_error=error(params, data.test),
-                train_loss=None if averaged else loss(params, measured),
             )
 
         def interval(carry: Any, rows: jax.Array) -> tuple[Any, list[Curves]]:
@@ -206,38 +181,17 @@ def train(
     return jax.tree.map(lambda curve: np.where(np.isfinite(curve), curve, worst), found)
 
 
-class Scores(NamedTuple):
-    """Results of every setting; shape (runs, settings)."""
+def at_best(curves: Curves) -> Curves:
+    """At the checkpoint with the least validation error, the first of several.
 
-    validation_error: np.ndarray
-    validation_loss: np.ndarray
-    test_error: np.ndarray
-    last_test_error: np.ndarray
-    last_train_loss: Any
-
-    def row(self, run: int, setting: int) -> dict[str, float]:
-        """Of one run and setting."""
-        return {k: float(v[run, setting]) for k, v in self._asdict().items()}
-
-
-def score(curves: Curves) -> Scores:
-    """The checkpoint with the least validation error, the first of several."""
+    Shape (runs, settings).
+    """
     best = curves.validation_error.argmin(axis=0)[None]
-
-    def at_best(curve: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(curve, best, axis=0)[0]
-
-    return Scores(
-        validation_error=at_best(curves.validation_error),
-        validation_loss=at_best(curves.validation_loss),
-        test_error=at_best(curves.test_error),
-        last_test_error=curves.test_error[-1],
-        last_train_loss=None if curves.train_loss is None else curves.train_loss[-1],
-    )
+    return jax.tree.map(lambda c: np.take_along_axis(c, best, axis=0)[0], curves)
 
 
 def choices(
-    optimizers: Sequence[Optimizer], scores: Scores
+    optimizers: Sequence[Optimizer], scores: Curves
 ) -> Iterator[tuple[Optimizer, range, int]]:
     """Each optimizer, its columns, and that of the setting that validation chooses."""
     first = 0
@@ -255,20 +209,17 @@ def choices(
         yield optimizer, columns, chosen
 
 
-Rows = Iterator[dict[str, Any]]
-
-
 def contest(
-    problem: Problem, optimizers: Sequence[Optimizer], size: int, steps: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    problem: Problem, size: int, steps: int, *, optimizers: Sequence[Optimizer]
+) -> dict[str, Rows]:
     """Train all settings, and choose each optimizer's by the validation sets.
 
     Returns:
-      Test errors, a row a run and measure, a column an optimizer: at the best
-      checkpoint, and at the last. And a row, of means, for each setting.
+      Of the table of settings, a row, of means, for each. And test errors, a row a run
+      and measure, a column an optimizer: at the best checkpoint, and at the last.
     """
     (curves,) = train(problem, optimizers, size, steps)
-    scores = score(curves)
+    scores = at_best(curves)
     chosen, tried = {}, []
     for optimizer, columns, best in choices(optimizers, scores):
         chosen[optimizer.name] = best
@@ -282,12 +233,28 @@ def contest(
                     "test_error": scores.test_error[:, column].mean(),
                 }
             )
+    measures = {"test_error": scores.test_error}
+    measures["last_test_error"] = curves.test_error[-1]
     rows = [
-        {"measure": measure, **row}
-        for measure in ("test_error", "last_test_error")
-        for row in by_run(getattr(scores, measure), chosen)
+        {"measure": measure} | row
+        for measure, errors in measures.items()
+        for row in by_run(errors, chosen)
     ]
-    return rows, tried
+    return {"settings": tried, "": rows}
+
+
+def side_by_side(
+    problem: Problem,
+    size: int,
+    steps: int,
+    *,
+    optimizers: Sequence[Optimizer],
+    names: Sequence[str],
+) -> dict[str, Rows]:
+    """Test errors of all settings: a row a run, a column a setting."""
+    (curves,) = train(problem, optimizers, size, steps)
+    columns = {name: i for i, name in enumerate(names)}
+    return {"": by_run(at_best(curves).test_error, columns)}
 
 
 def by_run(errors: np.ndarray, columns: Mapping[str, int]) -> Rows:
@@ -295,22 +262,3 @@ def by_run(errors: np.ndarray, columns: Mapping[str, int]) -> Rows:
     for run, row in enumerate(errors):
         found = {name: round(float(row[i]), 3) for name, i in columns.items()}
         yield {"run": run} | found
-
-
-def ablate(problem: Problem, size: int, steps: int, *, quick: bool) -> Rows:
-    """Mini-batch Rprop with one part changed at a time: a row a change and run."""
-    names, optimizers = methods.ablations()
-    if quick:
-        first = optimizers[0]
-        names, optimizers = names[:2], [first._replace(settings=first.settings[:2])]
-    (curves,) = train(problem, optimizers, size, steps)
-    scores = score(curves)
-    for column, name in enumerate(names):
-        for run in range(len(scores.test_error)):
-            found = scores.row(run, column)
-            yield {
-                "setting": name,
-                "run": run,
-                "test_error": found["test_error"],
-                "last_train_loss": found["last_train_loss"],
-            }

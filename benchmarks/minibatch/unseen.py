@@ -13,7 +13,7 @@ from sklearn import datasets
 import benchmarks.minibatch.problems as sets
 from benchmarks.common.data import Data, digits
 from benchmarks.common.networks import Params, affine, dense
-from benchmarks.common.problems import Problem, supervised
+from benchmarks.common.problems import Problem
 from benchmarks.minibatch.problems import GAIN, multilayer, standard_column
 
 PROBEN1 = ("glass1", "hearta1", "horse1")
@@ -99,14 +99,9 @@ def normalized_convolutional(name: str, data: Data, runs: int) -> Problem:
         hidden = jax.nn.relu(normalize(norms[1], affine(second, hidden)))
         return affine(last, hidden.reshape(len(images), -1))
 
-    return supervised(
-        name,
-        f"{len(data['inputs']):,} patches, by how many quarters they are turned;"
-        " two convolutions with layer normalization",
-        sets.splits(data, runs),
-        apply,
-        init,
-    )
+    what = "patches, by how many quarters they are turned;"
+    what += " two convolutions with layer normalization"
+    return sets.model(name, data, runs, apply, init, what)
 
 
 def transformer(name: str, data: Data, runs: int, width: int = 16) -> Problem:
@@ -145,14 +140,9 @@ def transformer(name: str, data: Data, runs: int, width: int = 16) -> Problem:
         stream += affine(params["added"], hidden)
         return affine(params["outputs"], normalize(last, stream))
 
-    return supervised(
-        name,
-        f"{len(data['inputs']):,} windows of {length} characters, the next of each;"
-        " one block with layer normalization",
-        sets.splits(data, runs),
-        apply,
-        init,
-    )
+    what = f"windows of {length} characters, the next of each;"
+    what += " one block with layer normalization"
+    return sets.model(name, data, runs, apply, init, what)
 
 
 def unseen(paths: dict[str, Path], runs: int) -> list[Problem]:

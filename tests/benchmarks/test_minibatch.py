@@ -8,9 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+import optax_rprop
+
 pd = pytest.importorskip("pandas", reason="the benchmarks need it")
 
 from benchmarks.minibatch import (  # noqa: E402
+    inside,
     methods,
     problems,
     tidy,
@@ -96,9 +99,8 @@ def test_score_is_that_of_the_best_validation_checkpoint():
     """Test errors play no part in the choice; of equal checkpoints, the first."""
     validation = np.array([[[3.0]], [[1.0]], [[1.0]], [[2.0]]])
     test = np.array([[[0.0]], [[7.0]], [[5.0]], [[4.0]]])
-    scores = train.score(train.Curves(test, validation, test, test))
-    assert scores.test_error.item() == 7
-    assert scores.last_test_error.item() == 4
+    curves = train.Curves(test, validation, test)
+    assert train.at_best(curves).test_error.item() == 7
 
 
 def test_verdict_is_a_paired_t_test():
@@ -128,7 +130,7 @@ def test_probabilistic_rprop_follows_its_description():
         variance = max(square / correction - (mean / correction) ** 2, 0)
         if number < 3:
             # From one or two gradients, the variance is rounding.
-            before, step = float(state.positive), float(state.step_sizes)
+            step, before = map(float, state[-2:])
             continue
         positive = cdf(grad / math.sqrt(variance))
         change = positive * (1 - before) + before * (1 - positive)
@@ -152,29 +154,58 @@ def test_grids_are_what_the_builders_read():
     assert len(set(names)) == len(names) == sum(len(o.settings) for o in ablations)
 
 
-def test_ablation_starts_from_the_first_test():
-    """Its default walks as what competes does; and both by the published rule."""
+def test_ablation_starts_from_what_competes():
+    """Its default, and the chain with another variant's name, walk as what ships."""
     _, (first, *_) = methods.ablations()
     grads = np.random.default_rng(2).normal(0.3, 1, (60, 20)).astype(np.float32)
 
-    def play(tx):
-        def step(state, grad):
-            updates, state = tx.update(grad, state, jnp.zeros(20))
-            return state, updates
+    def walk(optimizer):
+        setting = {name: jnp.float32(x) for name, x in optimizer.settings[0].items()}
+        tx = optimizer.build(setting, 60)
 
-        return jax.lax.scan(step, tx.init(jnp.zeros(20)), grads)[1]
+        def step(carry, grad):
+            params, state = carry
+            updates, state = tx.update(grad, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
 
-    expected = play(methods.OPTIMIZERS[0].build({}, 60))
-    np.testing.assert_array_equal(play(first.build(first.settings[0], 60)), expected)
-    sums, norms = np.zeros(20), np.zeros(20)
-    emitted = play(methods.sign_test_and_rule()[0])
-    for grad, found in zip(grads, emitted, strict=True):
-        sums = 0.95 * sums + grad
-        norms = np.sqrt((0.95 * norms) ** 2 + grad**2)
-        resolved = np.abs(sums) >= 1.7 * norms
-        np.testing.assert_allclose(found, np.where(resolved, sums, 0), rtol=1e-4)
-        sums, norms = np.where(resolved, 0, sums), np.where(resolved, 0, norms)
-    assert np.any(np.asarray(expected) != 0)
+        start = jnp.linspace(-1, 1, 20)
+        return jax.lax.scan(step, (start, tx.init(start)), grads)[1]
+
+    ours = methods.OPTIMIZERS[0]
+    assert ours.name == methods.OURS
+    expected = walk(ours)
+    assert np.any(np.asarray(expected[-1]) != np.linspace(-1, 1, 20))
+    for optimizer in (first, methods.of_variant("irprop-"), methods.OPTIMIZERS[1]):
+        np.testing.assert_allclose(walk(optimizer), expected, rtol=1e-5)
+    assert np.any(walk(methods.of_variant("rprop-")) != expected)
+
+
+def test_inside_counts_what_the_test_resolves(problem):
+    """Where a sign is resolved, the rule sees it; no count is beyond its limits."""
+    tx = optax_rprop.minibatch_rprop()
+    params = {"a": jnp.ones(2), "b": jnp.full(1, 2.0)}
+    state = tx.init(params)
+    grads = {"a": jnp.array([1.0, -1.0]), "b": jnp.zeros(1)}
+    for _ in range(2):
+        assert not np.any(inside.resolved_signs(state[0]))
+        _, state = tx.update(grads, state, params)
+    np.testing.assert_array_equal(inside.resolved_signs(state[0]), [1, -1, 0])
+    rows = pd.DataFrame(inside.look_inside(problem, 20, 2 * inside.CHECKPOINTS, 2))
+    assert len(rows) == 2 * inside.CHECKPOINTS
+    assert (rows["resolved_right"] <= rows["resolved"]).all()
+    assert rows[["raw_agreement", "resolved_fraction"]].stack().between(0, 1).all()
+    assert rows["resolved"].sum() > 0
+
+
+def test_sign_decisions_are_rare_on_noise_and_right_on_signals(monkeypatch):
+    """Noise is decided either way, after long; of a strong signal, nothing is false."""
+    monkeypatch.setattr(inside, "SIGN_TESTS", ((1.2, 0.95),))
+    rows = pd.DataFrame(inside.sign_decisions(400)).set_index("mean")
+    assert rows.loc[0.0, "false"] == pytest.approx(0.5, abs=0.05)
+    assert rows.loc[0.0, "wait"] == pytest.approx(27, rel=0.1)
+    assert rows.loc[2.0, "false"] < 0.01
+    assert rows.loc[2.0, "wait"] < rows.loc[0.0, "wait"] / 4
 
 
 def test_averages_weigh_the_last_steps_most(problem):
@@ -202,16 +233,17 @@ def test_averages_weigh_the_last_steps_most(problem):
 
 def test_fixed_rates_are_rates_of_the_grid(problem):
     """What stands under a rate was trained at it; MoMo receives its losses."""
-    some = [c for c in tuning_free.COMPETITORS if c.name in ("MoMo", tidy.OURS)]
-    rows = tuning_free.run_part(
-        problem, 32, [*some, tuning_free.TUNED_ADAM], quick=True
-    )
+    some = [c for c in tuning_free.COMPETITORS if c.name in ("MoMo", methods.OURS)]
+    steps = 2 * train.CHECKPOINTS
+    rows = tuning_free.compare(
+        problem, 32, steps, optimizers=[*some, tuning_free.TUNED_ADAM]
+    )[""]
     assert [row["evaluated"] for row in rows] == ["iterate"] * 2 + ["average"] * 2
     fixed = [
         methods.Optimizer(name, methods.scheduled(optax.adam), [setting])
         for name, setting in tuning_free.RATES.items()
     ]
-    alone = tuning_free.run_part(problem, 32, fixed, quick=True)
+    alone = tuning_free.compare(problem, 32, steps, optimizers=fixed)[""]
     for row, found in zip(rows, alone, strict=True):
         for name in tuning_free.RATES:
             assert row[name] == pytest.approx(found[name], rel=1e-3)
@@ -220,7 +252,7 @@ def test_fixed_rates_are_rates_of_the_grid(problem):
 def test_jackknife_of_a_ratio():
     """The ratio of geometric means, and an error that vanishes if runs agree."""
     keys = [("unseen", p, "32", run) for p in "ab" for run in range(3)]
-    index = pd.MultiIndex.from_tuples(keys, names=[*tuning_free_report.KEYS, "run"])
+    index = pd.MultiIndex.from_tuples(keys, names=[*tidy.KEYS, "run"])
     rows = pd.DataFrame({"new": 2.0, "old": [1, 1, 1, 4, 4, 4]}, index)
     assert tuning_free_report.jackknife(rows, "new", "old") == (pytest.approx(1.0), 0)
     rows["new"] = [1.0, 2, 3, 2, 2, 2]
