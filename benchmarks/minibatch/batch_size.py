@@ -2,13 +2,12 @@
 
 The script compares predicted and measured agreement of signs on the digits, at several
 stages of training; trains at batch sizes from 8 to all rows; and tries the simple
-remedies: gentler factors, a cap, accumulation.
+remedies: gentler factors, and a cap.
 """
 
-import concurrent.futures
+import functools
 import itertools
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
-from jax.flatten_util import ravel_pytree
 
 import optax_rprop
 from benchmarks.common import cli
@@ -27,80 +25,42 @@ from benchmarks.minibatch import signs as argument
 
 FACTORS = ((0.5, 1.2), (0.7, 1.2), (1 / 1.2, 1.2), (1 / 1.02, 1.02))
 """To shrink and to grow by."""
+CAPS = (50.0, 0.1, 0.01, 0.001)
+RATES = (1e-4, 1e-3, 1e-2, 1e-1)
+REMEDY_BATCH = 32
 
 
-class Trained(NamedTuple):
-    """The end of training.
-
-    Attributes:
-      loss: On all training rows.
-      validation_loss: On the validation rows.
-      error: On the test rows, in percent.
-      agree: The fraction of signs that agreed with those of the batch before, in the
-        last epoch.
-      median_step_size: Of Rprop; 0 for others.
-      params: The parameters.
-    """
-
-    loss: Any
-    validation_loss: Any
-    error: Any
-    agree: Any
-    median_step_size: Any
-    params: Any
-
-
-def trainer(
-    problem: Problem, optimizer: Optimizer, *, batch: int, accumulate: int = 1
-) -> Callable[..., Trained]:
+def trainer(problem: Problem, optimizer: Optimizer, batch: int) -> Callable[..., Any]:
     """A function that trains with all settings from all starts at once.
 
-    Args:
-      problem: What to train.
-      optimizer: The optimizer.
-      batch: Rows per gradient.
-      accumulate: Gradients, averaged, per step of the optimizer.
-
-    Returns:
-      A function of the settings, the starts and the order of the rows in each epoch
-      from each start. The fields of its result have the shape (settings, starts).
+    It is one of the settings, the starts and the order of the rows in each epoch from
+    each start. It returns measures and parameters, whose first axes count settings and
+    starts: losses; the error on the test rows, in percent; the step size, 0 for Adam.
     """
     train, validation, test = problem.data
     error: Any = problem.error
 
-    def run(setting: Any, params: Any, orders: jax.Array) -> Trained:
-        inner = optax.with_extra_args_support(optimizer.build(setting))
-        rule = optax.MultiSteps(inner, accumulate) if accumulate > 1 else inner
+    def run(setting: Any, params: Any, orders: jax.Array) -> Any:
+        rule = optax.with_extra_args_support(optimizer.build(setting))
 
-        def step(carry: Any, chosen: jax.Array) -> tuple[Any, jax.Array]:
-            params, state, prev_signs, losses = carry
+        def step(carry: Any, chosen: jax.Array) -> tuple[Any, None]:
+            params, state = carry
             rows = {name: array[chosen] for name, array in train.items()}
             value, grads = jax.value_and_grad(problem.loss)(params, rows)
-            # irprop+ is to see the loss on all the rows that one step accumulates.
-            losses = jnp.concatenate([losses[1:], value[None]])
-            updates, state = rule.update(grads, state, params, value=losses.mean())
-            params = optax.apply_updates(params, updates)
-            signs = jnp.sign(ravel_pytree(grads)[0])
-            return (params, state, signs, losses), argument.agreeing(signs, prev_signs)
+            updates, state = rule.update(grads, state, params, value=value)
+            return (optax.apply_updates(params, updates), state), None
 
-        def epoch(carry: Any, order: jax.Array) -> tuple[Any, jax.Array]:
-            carry, agree = jax.lax.scan(step, carry, order.reshape(-1, batch))
-            return carry, agree.mean()
-
-        signs = jnp.zeros_like(ravel_pytree(params)[0])
-        carry = params, rule.init(params), signs, jnp.zeros(accumulate)
-        (params, state, *_), agree = jax.lax.scan(epoch, carry, orders)
+        start = params, rule.init(params)
+        (params, state), _ = jax.lax.scan(step, start, orders.reshape(-1, batch))
         median_step_size = jnp.zeros(())
         if optimizer != ADAM:
             median_step_size = optax_rprop.diagnostics(state).median_step_size
-        return Trained(
-            loss=problem.loss(params, train),
-            validation_loss=problem.loss(params, validation),
-            error=error(params, test),
-            agree=agree[-1:].mean(),
-            median_step_size=median_step_size,
-            params=params,
-        )
+        return {
+            "loss": problem.loss(params, train),
+            "validation_loss": problem.loss(params, validation),
+            "error": error(params, test),
+            "median_step_size": median_step_size,
+        }, params
 
     return jax.jit(jax.vmap(jax.vmap(run, (None, 0, 0)), (0, None, None)))
 
@@ -123,152 +83,64 @@ class Scale(NamedTuple):
     epochs: int = 100
     draws: int = 200
     stages: tuple[int, ...] = (0, 10, 30)
-    rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
-    factors: tuple[tuple[float, float], ...] = FACTORS
-    caps: tuple[float, ...] = (50.0, 0.1, 0.01, 0.001)
-    remedy_batch: int = 32
-    accumulate: tuple[int, ...] = (4, 32)
 
 
-QUICK = Scale(
-    variants=VARIANTS[1:2],
-    rows=64,
-    batches=(16,),
-    runs=1,
-    epochs=3,
-    draws=20,
-    stages=(0,),
-    rates=(1e-2,),
-    factors=FACTORS[:1],
-    caps=(50.0, 0.01),
-    remedy_batch=16,
-    accumulate=(2,),
-)
-Rows = list[dict[str, Any]]
+QUICK = Scale(VARIANTS[1:2], 64, (16,), 1, 3, 20, (0,))
+Rows = Iterator[dict[str, Any]]
 
 
 def watch_signs(problem: Problem, scale: Scale, epochs: int) -> Rows:
     """Predicted and measured signs after epochs of full-batch training, by batch."""
     default = Optimizer("irprop-", lambda _: optax_rprop.rprop())
-    train = trainer(problem, default, batch=scale.rows)
-    params = train(jnp.zeros(1), *starts(problem, 1, epochs)).params
-    grads = argument.row_gradients(problem)(
-        jax.tree.map(lambda leaf: leaf[0, 0], params)
-    )
+    train = trainer(problem, default, scale.rows)
+    _, params = train(jnp.zeros(1), *starts(problem, 1, epochs))
+    params = jax.tree.map(lambda leaf: leaf[0, 0], params)
+    grads = argument.row_gradients(problem, params)
     keys = jax.random.split(jax.random.key(0), scale.draws)
-    rows = []
     for batch in tqdm.tqdm(scale.batches, desc=f"signs after {epochs} epochs"):
-        measured: argument.Signs = jax.tree.map(
-            float, argument.measure_signs(grads, batch, keys)
-        )
         predicted = argument.predict_signs(grads, batch)
+        measured = argument.measure_signs(grads, batch, keys)
         for source, signs in (("predicted", predicted), ("measured", measured)):
-            for name, grow in signs.grow.items():
-                rows.append(
-                    {
-                        "epochs": epochs,
-                        "batch": batch,
-                        "source": source,
-                        "optimizer": name,
-                        "right": signs.right,
-                        "agree": signs.agree,
-                        "grow": grow,
-                        "log_growth": signs.log_growth[name],
-                    }
-                )
-    return rows
+            where = {"epochs": epochs, "batch": batch, "source": source}
+            seen = {name: float(share) for name, share in signs._asdict().items()}
+            yield where | {"optimizer": "irprop-"} | seen
 
 
-def mean_row(trained: Trained, index: int, **how: Any) -> dict[str, Any]:
+def mean_row(measured: Any, index: int, **how: Any) -> dict[str, Any]:
     """A row of results: means over the starts."""
-    means = {
-        name: float(np.mean(getattr(trained, name)[index]))
-        for name in Trained._fields[:-1]
-    }
-    unknown = dict.fromkeys(
-        ("setting", "eta_minus", "eta_plus", "cap", "accumulated", "predicted_agree")
-    )
-    return unknown | how | means
-
-
-def in_parallel(function: Callable[..., Rows], jobs: Sequence[Any], title: str) -> Rows:
-    """All rows; nothing is timed here, so that all cores may work."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda job: function(*job), jobs)
-        parts: Iterable[Rows] = tqdm.tqdm(results, total=len(jobs), desc=title)
-        return [row for rows in parts for row in rows]
+    means = {name: float(np.mean(found[index])) for name, found in measured.items()}
+    return dict.fromkeys(("setting", "eta_minus", "eta_plus", "cap")) | how | means
 
 
 def train_by_batch(problem: Problem, scale: Scale) -> Rows:
     """The variants and Adam, each with the rate of the best validation loss."""
-    gradients = argument.row_gradients(problem)
     runs = starts(problem, scale.runs, scale.epochs)
-
-    def best(optimizer: Optimizer, batch: int) -> Rows:
-        trained = trainer(problem, optimizer, batch=batch)(
-            jnp.asarray(scale.rates), *runs
-        )
-        chosen = int(np.mean(trained.validation_loss, axis=1).argmin())
-        params = jax.tree.map(lambda leaf: leaf[chosen, 0], trained.params)
-        row = mean_row(
-            trained,
-            chosen,
-            optimizer=optimizer.name,
-            batch=batch,
-            setting=scale.rates[chosen],
-            predicted_agree=argument.predict_signs(gradients(params), batch).agree,
-        )
-        return [row]
-
     jobs = list(itertools.product((*scale.variants, ADAM), scale.batches))
-    return in_parallel(best, jobs, "batch sizes")
+    for optimizer, batch in tqdm.tqdm(jobs, desc="batch sizes"):
+        train = trainer(problem, optimizer, batch)
+        measured, _ = train(jnp.asarray(RATES), *runs)
+        chosen = int(np.mean(measured["validation_loss"], axis=1).argmin())
+        how = {"batch": batch, "setting": RATES[chosen]}
+        yield mean_row(measured, chosen, optimizer=optimizer.name, **how)
 
 
 def try_factors_and_caps(problem: Problem, scale: Scale) -> Rows:
     """For each variant, a row for each (eta_minus, eta_plus, cap)."""
     runs = starts(problem, scale.runs, scale.epochs)
-    grid = [(*factors, cap) for factors in scale.factors for cap in scale.caps]
+    grid = [(*factors, cap) for factors in FACTORS for cap in CAPS]
 
-    def rows(variant: Optimizer) -> Rows:
-        name: Any = variant.name
+    def build(setting: jax.Array, name: Any) -> optax.GradientTransformation:
+        shrink, grow, cap = setting
+        step_size = jnp.minimum(0.01, cap)
+        return optax_rprop.rprop(step_size, shrink, grow, 1e-6, cap, variant=name)
 
-        def build(setting: jax.Array) -> optax.GradientTransformation:
-            shrink, grow, cap = setting
-            step_size = jnp.minimum(0.01, cap)
-            return optax_rprop.rprop(step_size, shrink, grow, 1e-6, cap, variant=name)
-
-        batch = scale.remedy_batch
-        train = trainer(problem, Optimizer(name, build), batch=batch)
-        trained = train(jnp.asarray(grid), *runs)
-        return [
-            mean_row(
-                trained,
-                i,
-                optimizer=name,
-                batch=batch,
-                eta_minus=shrink,
-                eta_plus=grow,
-                cap=cap,
-            )
-            for i, (shrink, grow, cap) in enumerate(grid)
-        ]
-
-    return in_parallel(rows, [(variant,) for variant in scale.variants], "factors")
-
-
-def try_accumulation(problem: Problem, scale: Scale) -> Rows:
-    """By variant and the number of gradients that are averaged for a step."""
-    runs = starts(problem, scale.runs, scale.epochs)
-    batch = scale.remedy_batch
-
-    def rows(variant: Optimizer, length: int) -> Rows:
-        train = trainer(problem, variant, batch=batch, accumulate=length)
-        trained = train(jnp.full(1, 0.01), *runs)
-        how = {"setting": 0.01, "accumulated": length}
-        return [mean_row(trained, 0, optimizer=variant.name, batch=batch, **how)]
-
-    jobs = list(itertools.product(scale.variants, scale.accumulate))
-    return in_parallel(rows, jobs, "accumulation")
+    for name, *_ in tqdm.tqdm(scale.variants, desc="factors and caps"):
+        variant = Optimizer(name, functools.partial(build, name=name))
+        train = trainer(problem, variant, REMEDY_BATCH)
+        measured, _ = train(jnp.asarray(grid), *runs)
+        for i, (shrink, grow, cap) in enumerate(grid):
+            how = {"optimizer": name, "batch": REMEDY_BATCH, "cap": cap}
+            yield mean_row(measured, i, eta_minus=shrink, eta_plus=grow, **how)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -285,10 +157,9 @@ def main(arguments: list[str] | None = None) -> None:
     for question, answer in (
         ("batch size", train_by_batch),
         ("factors and cap", try_factors_and_caps),
-        ("accumulation", try_accumulation),
     ):
-        rows = [] if study.has(question) else answer(problem, scale)
-        if rows:
+        if not study.has(question):
+            rows = answer(problem, scale)
             study.add({"question": question} | row for row in rows)
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
@@ -12,35 +11,12 @@ from benchmarks.common.tables import markdown, number, pivot
 from benchmarks.minibatch.signs import ETA_MINUS, ETA_PLUS, threshold
 
 RESULTS = Path(__file__).parent / "results"
-TRAINED, REMEDIES, ACCUMULATION = "batch size", "factors and cap", "accumulation"
+TRAINED, REMEDIES = "batch size", "factors and cap"
 
 
 def _answers(question: str, folder: Path) -> Frame:
     rows = results.read(folder, "batch_size")
     return rows[rows["question"] == question]
-
-
-def _pairs(rows: Frame, column: str) -> Frame:
-    """Predicted / measured, in percent, by batch."""
-    wide = 100 * rows.pivot(index="batch", columns="source", values=column)
-    texts = wide.map("{:.1f}".format)
-    return texts["predicted"] + " / " + texts["measured"]
-
-
-def signs(epochs: int, folder: Path = RESULTS) -> str:
-    """Signs at fixed parameters, after epochs of training on all rows."""
-    rows = results.read(folder, "batch_size_signs")
-    rows = rows[rows["epochs"] == epochs]
-    if rows.empty:
-        return f"Not measured after {epochs} epochs."
-    each = {name: rows[rows["optimizer"] == name] for name in ("rprop-", "irprop-")}
-    table = {
-        "sign is right": _pairs(each["irprop-"], "right"),
-        "signs of two batches agree": _pairs(each["irprop-"], "agree"),
-        "step size grows, rprop-": _pairs(each["rprop-"], "grow"),
-        "step size grows, the other three": _pairs(each["irprop-"], "grow"),
-    }
-    return markdown(pd.DataFrame(table))
 
 
 def errors(folder: Path = RESULTS) -> str:
@@ -54,17 +30,14 @@ def _cells(rows: Frame) -> Frame:
     return rows["error"].map("{:.1f}".format) + " (" + losses + ")"
 
 
-def details(folder: Path = RESULTS) -> str:
-    """What else is known of the trained networks: rate, agreement, step sizes."""
-    rows = _answers(TRAINED, folder)
-    predicted, measured = (
-        rows[name].map(lambda share: f"{100 * share:.1f}")
-        for name in ("predicted_agree", "agree")
+def step_sizes(folder: Path = RESULTS) -> str:
+    """Where those of Rprop end."""
+    rows = _answers(TRAINED, folder).query("optimizer != 'Adam'")
+    rows = rows[rows["batch"] < rows["batch"].max()]["median_step_size"]
+    return (
+        "In batches of less than all rows, the median step size ends at"
+        f" {number(rows.min(), 2)} to {number(rows.max(), 2)}."
     )
-    steps = rows["median_step_size"].map(lambda size: number(size, 2))
-    rates = rows["setting"].map("{:g}".format)
-    cells = rates + "; " + predicted + " / " + measured + "; " + steps
-    return markdown(pivot(rows.assign(cell=cells), "batch", "optimizer", "cell"))
 
 
 def remedies(folder: Path = RESULTS) -> str:
@@ -82,13 +55,6 @@ def remedies(folder: Path = RESULTS) -> str:
         f"{name}: {shrink:.3g}, {grow:.3g}" for name, shrink, grow in wide.index
     ]
     return markdown(wide.rename_axis("factors"))
-
-
-def accumulation(folder: Path = RESULTS) -> str:
-    """Test error (training loss) by the batches that one step accumulates."""
-    rows = _answers(ACCUMULATION, folder)
-    rows = rows.assign(cell=_cells(rows), accumulated=rows["accumulated"].astype(int))
-    return markdown(pivot(rows, "accumulated", "optimizer", "cell"))
 
 
 def headline(folder: Path = RESULTS) -> str:

@@ -1,6 +1,5 @@
 """Tables and the picture of the comparison on mini-batches."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -220,11 +219,9 @@ SHOWN = (
     inside,
     problems,
     batch_size_report.headline,
-    *(functools.partial(batch_size_report.signs, epochs) for epochs in (0, 10, 30)),
     batch_size_report.errors,
-    batch_size_report.details,
+    batch_size_report.step_sizes,
     batch_size_report.remedies,
-    batch_size_report.accumulation,
     tuning_free.headline,
     tuning_free.summary,
     tuning_free.by_batch,
