@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import pandas as pd
 
+import optax_rprop
+
 ENVIRONMENT = "environment.json"
 PACKAGES = ("optax-rprop", "jax", "jaxlib", "optax", "numpy", "torch")
 # Enough for float32, in which most results are computed.
@@ -144,6 +146,9 @@ def _processor() -> str:
 
 
 def _version(package: str) -> str:
+    if package == "optax-rprop":
+        # What is imported; an editable installation may have been made long ago.
+        return optax_rprop.__version__
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
