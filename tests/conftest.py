@@ -31,6 +31,12 @@ LEFT_TO_CI = {
     "test_performance.py",
     "test_rivals.py",
 }
+ONCE = {
+    "test_examples.py",
+    "test_mutations.py",
+    "test_science_examples.py",
+    "test_train_minibatch.py",
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,7 +48,7 @@ def pytest_collection_modifyitems(items):
             "state_layout"
         )
         repeats = layout not in (None, "split") and name not in IN_EVERY_LAYOUT
-        if repeats or folder == "benchmarks":
+        if repeats or name in ONCE or folder == "benchmarks":
             item.add_marker(pytest.mark.once)
         if (
             item.get_closest_marker("once")

@@ -315,7 +315,6 @@ def load(tmp_path, monkeypatch):
     checks.player.cache_clear()
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("mistake", "variant", "state_layout"),
     [
@@ -333,7 +332,6 @@ def test_mistake_is_caught(x64, load, mistake, variant, state_layout):
         mutation.check(variant, state_layout)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("variant", checks.VARIANTS)
 @pytest.mark.parametrize(
     ("check", "state_layout"),
