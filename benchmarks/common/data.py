@@ -32,29 +32,22 @@ def split(data: Data, counts: Sequence[int], seed: int = 0) -> Split:
     return Split(*({name: data[name][rows] for name in data} for rows in parts))
 
 
-def halves(rows: int, train: int) -> tuple[int, int, int]:
-    """Counts: `train` rows to fit, the rest in halves."""
+def hold_out(data: Data, train: int) -> Split:
+    """`train` rows to fit, the rest in halves."""
+    rows = len(data["inputs"])
     validation = (rows + train) // 2 - train
-    return train, validation, rows - train - validation
+    return split(data, (train, validation, rows - train - validation))
 
 
 def standardize(parts: Split, *names: str) -> Split:
     """Bring columns to mean 0 and variance 1 on the training rows."""
-    moments = {}
     for name in names:
-        deviation = parts.train[name].std(axis=0)
+        rows = parts.train[name]
+        mean, deviation = rows.mean(axis=0), rows.std(axis=0)
         # A column that does not vary is only centred.
-        deviation = np.where(deviation == 0, 1, deviation)
-        moments[name] = parts.train[name].mean(axis=0), deviation
-    return Split(
-        *(
-            {
-                **part,
-                **{n: (part[n] - mean) / dev for n, (mean, dev) in moments.items()},
-            }
-            for part in parts
-        )
-    )
+        deviation[deviation == 0] = 1
+        parts = Split(*({**p, name: (p[name] - mean) / deviation} for p in parts))
+    return parts
 
 
 def stack(splits: Sequence[Split]) -> Split:

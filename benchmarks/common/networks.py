@@ -56,12 +56,8 @@ def forward(
 ) -> Any:
     """The outputs of the last layer, which is linear.
 
-    Args:
-      params: One dictionary a layer; JAX arrays, or PyTorch tensors if there are no
-        shortcuts.
-      inputs: Shape (rows, inputs).
-      hidden: The activation function of all other layers.
-      shortcuts: Whether all layers before it feed a layer, or only the last one.
+    With shortcuts, all layers before it feed a layer, and not the last one alone;
+    without, parameters and inputs may be PyTorch tensors, too.
     """
     for layer in params[:-1]:
         outputs = hidden(affine(layer, inputs))

@@ -20,28 +20,17 @@ NO_DATA = Split({})
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A function to minimize.
-
-    Attributes:
-      name: What tables call it.
-      description: One line for the reader.
-      dtype: Of the parameters.
-      init: Draws a start from a random key, that of the run's number.
-      loss: Of the parameters and the data.
-      data: The rows to fit and, if there are any, those to stop by and to test on.
-      error: The error on held-out data, in units of `error_name`.
-      error_name: What `error` measures.
-      torch_loss: The same loss on PyTorch tensors, where it is written.
-    """
+    """A function to minimize."""
 
     name: str
     description: str
-    dtype: str
-    init: Callable[[jax.Array], Params]
+    dtype: str  # Of the parameters.
+    init: Callable[[jax.Array], Params]  # Of a random key, that of the run's number.
     loss: Loss
     data: Split = NO_DATA
-    error: Loss | None = None
+    error: Loss | None = None  # On held-out data, in units of `error_name`.
     error_name: str = ""
+    # The loss on PyTorch tensors, where it is another function.
     torch_loss: Callable[[Any, Any], Any] | None = None
 
     @functools.cached_property
@@ -68,38 +57,26 @@ def supervised(
 ) -> Problem:
     """A model for classes (cross-entropy) or numbers (mean square).
 
-    Args:
-      name: What tables call it.
-      description: One line for the reader.
-      data: As NumPy arrays; integers for targets are class numbers.
-      apply: The model: parameters and inputs to logits or predictions.
-      init: Draws parameters from a random key.
-      dtype: Of parameters and data.
-      of_variance: Whether errors of numbers are in percent of the variance of the
-        targets, which must be 1, or plain mean squares.
+    It makes logits or predictions of parameters and inputs; integers for targets are
+    class numbers. Errors of numbers are plain mean squares or, with `of_variance`, in
+    percent of the variance of the targets, which must be 1.
     """
-    classes = is_classes(data)
-    compare = networks.cross_entropy if classes else networks.mean_square
-    if classes:
-        measure, error_name = networks.error_rate, "% wrong"
+    compare = measure = networks.mean_square
+    error_name = "mean square"
+    if is_classes(data):
+        compare, measure = networks.cross_entropy, networks.error_rate
+        error_name = "% wrong"
     elif of_variance:
         measure, error_name = networks.percent_of_variance, "% of variance"
-    else:
-        measure, error_name = networks.mean_square, "mean square"
-    return Problem(
-        name=name,
-        description=description,
-        dtype=dtype,
-        init=init,
-        loss=lambda params, data: compare(
+
+    def of_outputs(compare: Callable[[Any, Any], jax.Array]) -> Loss:
+        return lambda params, data: compare(
             apply(params, data["inputs"]), data["targets"]
-        ),
-        data=sets.to_jax(data, dtype),
-        error=lambda params, data: measure(
-            apply(params, data["inputs"]), data["targets"]
-        ),
-        error_name=error_name,
-    )
+        )
+
+    loss, error = of_outputs(compare), of_outputs(measure)
+    data = sets.to_jax(data, dtype)
+    return Problem(name, description, dtype, init, loss, data, error, error_name)
 
 
 def is_classes(data: Split) -> bool:
@@ -148,10 +125,9 @@ def network(
 
 def digits(train: int = 1024) -> Problem:
     """The network 64-64-10 on the digits."""
-    data = sets.digits(64)
     return network(
         "digits",
         f"digits of scikit-learn, {train:,} to train; tanh, cross-entropy",
-        sets.split(data, sets.halves(len(data["inputs"]), train)),
+        sets.hold_out(sets.digits(64), train),
         (64,),
     )

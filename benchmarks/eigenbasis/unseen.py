@@ -1,5 +1,6 @@
 """Problems on which no setting was chosen: curve fits, differential equations, nets."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common import networks
-from benchmarks.common.data import Data, Split, find_proben1
+from benchmarks.common.data import find_proben1
 from benchmarks.common.networks import Params
 from benchmarks.common.problems import Problem
 from benchmarks.full_batch import models
+from benchmarks.full_batch.functions import function, near
 
 _NIST = Path(__file__).parent / "nist"
 
@@ -41,100 +43,79 @@ def nist(name: str) -> Problem:
 
     Data: https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml
     """
-    lines = (_NIST / f"{name}.dat").read_text().splitlines()
-    start = [
-        float(line.split("=")[1].split()[1])
-        for line in lines
-        if line.strip().startswith("b") and "=" in line and len(line.split("=")) == 2
-    ]
-    (first,) = (
-        i for i, line in enumerate(lines) if line.split() == ["Data:", "y", "x"]
-    )
-    rows = np.array([line.split() for line in lines[first + 1 :] if line.strip()])
-    y, x = rows.astype(float).T
+    path = _NIST / f"{name}.dat"
+    start = re.findall(r"^ *b\d+ = +\S+ +(\S+)", path.read_text(), re.MULTILINE)
+    y, x = np.loadtxt(path, skiprows=60, unpack=True)
     model = _MODELS[name]
-
-    def loss(params: Params, data: Data) -> jax.Array:
-        return jnp.mean((model(params, data["x"]) - data["y"]) ** 2)
-
-    return Problem(
+    return function(
         f"NIST {name}",
         f"{len(start)} parameters in their units, {len(y)} rows, mean square",
-        "float64",
-        lambda key: (
-            jnp.asarray(start)
-            * (1 + 0.1 * jax.random.normal(key, (len(start),), "float64"))
-        ),
-        loss,
-        Split({"x": jnp.asarray(x), "y": jnp.asarray(y)}),
+        near(np.array(start, float), relative=True),
+        lambda params, x, y: networks.mean_square(model(params, x), y),
+        x=x,
+        y=y,
     )
 
 
 def physics_informed() -> Problem:
     """A network that solves u'' = -pi² sin(pi x), u = 0 at both ends."""
-    points = jnp.linspace(-1.0, 1.0, 32)
 
-    def loss(params: Params, data: Data) -> jax.Array:
+    def loss(params: Params, x: jax.Array) -> jax.Array:
         def u(x: jax.Array) -> jax.Array:
             return networks.forward(params, x[None, None], jnp.tanh)[0, 0]
 
-        curvature = jax.vmap(jax.grad(jax.grad(u)))(data["x"])
-        residuals = curvature + jnp.pi**2 * jnp.sin(jnp.pi * data["x"])
-        return jnp.mean(residuals**2) + 10 * (
-            u(data["x"][0]) ** 2 + u(data["x"][-1]) ** 2
-        )
+        curvature = jax.vmap(jax.grad(jax.grad(u)))(x)
+        residuals = curvature + jnp.pi**2 * jnp.sin(jnp.pi * x)
+        return jnp.mean(residuals**2) + 10 * (u(x[0]) ** 2 + u(x[-1]) ** 2)
 
-    return Problem(
+    return function(
         "PINN",
         "Poisson's equation in one dimension; net 1-10-10-1, 32 points",
-        "float64",
         lambda key: networks.init(key, (1, 10, 10, 1), dtype="float64"),
         loss,
-        Split({"x": points}),
+        x=jnp.linspace(-1.0, 1.0, 32),
     )
 
 
 def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
     """One block of attention, full batch: each output is the sum of all before."""
-    rng = np.random.default_rng(0)
-    inputs = rng.integers(tokens, size=(128, length))
+    inputs = np.random.default_rng(0).integers(tokens, size=(128, length))
     targets = np.cumsum(inputs, axis=1) % 2
     mask = jnp.tril(jnp.ones((length, length), bool))
+    shapes = {
+        "embedding": (tokens, width),
+        "positions": (length, width),
+        "query": (width, width),
+        "key": (width, width),
+        "values": (width, width),
+        "in": (width, 4 * width),
+        "out": (4 * width, width),
+        "head": (width, 2),
+    }
 
     def init(key: jax.Array) -> Params:
-        shapes = {
-            "embedding": (tokens, width),
-            "positions": (length, width),
-            "query": (width, width),
-            "key": (width, width),
-            "values": (width, width),
-            "in": (width, 4 * width),
-            "out": (4 * width, width),
-            "head": (width, 2),
-        }
         keys = jax.random.split(key, len(shapes))
         return {
             name: jax.random.normal(key, shape, "float32") / np.float32(shape[0] ** 0.5)
             for (name, shape), key in zip(shapes.items(), keys, strict=True)
         }
 
-    def loss(params: Params, data: Data) -> jax.Array:
-        x = params["embedding"][data["inputs"]] + params["positions"]
+    def loss(params: Params, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+        x = params["embedding"][inputs] + params["positions"]
         scores = (x @ params["query"]) @ jnp.swapaxes(x @ params["key"], 1, 2)
         scores = jnp.where(mask, scores / width**0.5, jnp.finfo(x.dtype).min)
         x = x + jax.nn.softmax(scores) @ (x @ params["values"])
         x = x + jax.nn.gelu(x @ params["in"]) @ params["out"]
-        return networks.cross_entropy(x @ params["head"], data["targets"])
+        return networks.cross_entropy(x @ params["head"], targets)
 
-    return Problem(
+    return function(
         "transformer",
         f"one block of width {width}, parity of running sums, 128 sequences",
-        "float32",
         init,
         loss,
-        Split(
-            {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets, "int32")}
-        ),
+        dtype="float32",
+        inputs=inputs,
+        targets=targets.astype("int32"),
     )
 
 

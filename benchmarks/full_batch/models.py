@@ -14,7 +14,7 @@ from sklearn import datasets
 
 from benchmarks.common import data as sets
 from benchmarks.common import problems
-from benchmarks.common.data import Data, Split, halves, split, standardize
+from benchmarks.common.data import Data, Split, hold_out, standardize
 from benchmarks.common.networks import Params, affine
 from benchmarks.common.problems import Problem, network, supervised
 
@@ -24,16 +24,15 @@ from benchmarks.common.problems import Problem, network, supervised
 def _diabetes(*, scaled: bool) -> Split:
     bunch: Any = datasets.load_diabetes(scaled=scaled)
     data = {"inputs": bunch.data, "targets": bunch.target[:, None]}
-    return split(data, halves(len(bunch.data), 266))
+    return hold_out(data, 266)
 
 
 def deep_sigmoid(train: int = 512) -> Problem:
     """Three hidden layers of logistic units, whose gradients nearly vanish."""
-    data = sets.digits(64)
     return network(
         "deep sigmoid net",
         f"digits, {train} to train; three hidden layers of logistic units",
-        split(data, halves(len(data["inputs"]), train)),
+        hold_out(sets.digits(64), train),
         (16, 16, 16),
         hidden=jax.nn.sigmoid,
     )
@@ -74,14 +73,10 @@ def _linear(name: str, description: str, data: Split, *, ridge: float) -> Proble
         drawn = 0.1 * jax.random.normal(key, (spread.size, units), "float64")
         return [{"weights": drawn / spread[:, None], "bias": jnp.zeros(units)}]
 
-    model = supervised(
-        name,
-        description,
-        data,
-        lambda params, inputs: affine(params[0], inputs),
-        init,
-        dtype="float64",
-    )
+    def apply(params: Params, inputs: jax.Array) -> jax.Array:
+        return affine(params[0], inputs)
+
+    model = supervised(name, description, data, apply, init, dtype="float64")
 
     def loss(params: Params, data: Data) -> jax.Array:
         weights = params[0]["weights"] * spread[:, None]
@@ -95,7 +90,7 @@ def logistic(name: str, *, standardized: bool) -> Problem:
     load = {"cancer": datasets.load_breast_cancer, "wine": datasets.load_wine}[name]
     inputs, targets = load(return_X_y=True)
     data = {"inputs": inputs, "targets": targets}
-    parts = split(data, halves(len(inputs), round(0.6 * len(inputs))))
+    parts = hold_out(data, round(0.6 * len(inputs)))
     if standardized:
         parts = standardize(parts, "inputs")
     units = "standardized features" if standardized else "features in their units"

@@ -92,4 +92,5 @@ def test_splits_are_disjoint_and_standardized():
     stacked = sets.stack(found)
     assert stacked.test["inputs"].shape == (2, 30, 4)
     assert not np.array_equal(*stacked.test["inputs"])
-    assert sets.halves(11, 4) == (4, 3, 4)
+    held_out = sets.hold_out({"inputs": inputs[:11]}, 4)
+    assert [len(part["inputs"]) for part in held_out] == [4, 3, 4]
