@@ -5,7 +5,7 @@ all else stands at the defaults of its library (SGD has momentum 0.9, which has 
 default, and Lion no weight decay, as the others have none).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,10 @@ from optax import contrib
 
 import optax_rprop
 
-RATES = np.logspace(-6, 1, 15)
+RATES = np.logspace(-6, 1, 15).tolist()
 """The settings of all of them: seven decades in steps of the root of ten."""
+
+NO_SETTING = np.nan
 
 # A byte needs factors that are powers of one base.
 LAYOUTS: dict[Any, dict[str, Any]] = {
@@ -27,21 +29,20 @@ LAYOUTS: dict[Any, dict[str, Any]] = {
 
 
 class Optimizer(NamedTuple):
-    """An optimizer.
-
-    Attributes:
-      name: What tables and pictures call it.
-      build: Makes it from a setting: a learning rate or initial step size.
-      default: The setting at which its library would have it; NaN if it has none.
-      tuned: Whether there is a setting to tune.
-      line_search: Whether it has a line search.
-    """
+    """An optimizer."""
 
     name: str
     build: Callable[[Any], optax.GradientTransformation]
-    default: float = np.nan
+    """Of a setting: a learning rate or initial step size."""
+    default: float = NO_SETTING
+    """The setting at which its library would have it."""
     tuned: bool = True
+    """Whether there is a setting to tune."""
     line_search: bool = False
+
+    def settings(self, grid: Sequence[float]) -> Sequence[float]:
+        """Those to try of a grid."""
+        return grid if self.tuned else [NO_SETTING]
 
 
 def _variant(name: Any) -> Optimizer:

@@ -58,7 +58,7 @@ class Study:
         """Whether a part is done; its values in the order of the key."""
         return tuple(map(str, part)) in self._done
 
-    def add(self, rows: Iterable[Mapping[str, Any]], table: str = "") -> None:
+    def add(self, rows: Iterable[Mapping[str, Any]] | Frame, table: str = "") -> None:
         """Append rows; those of ``NAME.csv`` come last, for they say that it is done.
 
         Raises:

@@ -34,10 +34,63 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def median_and_quartiles(values: Frame) -> str:
+def median_and_quartiles(values: Frame, digits: int = 3) -> str:
     """The median and, in brackets, the quartiles."""
-    low, middle, high = map(number, values.quantile([0.25, 0.5, 0.75]))
+    quartiles = values.quantile([0.25, 0.5, 0.75])
+    low, middle, high = (number(value, digits) for value in quartiles)
     return f"{middle} ({low} to {high})"
+
+
+def bold_lowest(cells: Frame, numbers: Frame) -> Frame:
+    """The lowest of each row in bold type, if any is finite."""
+    lowest = numbers.min(axis=1)
+    best = numbers.eq(lowest, axis=0) & np.isfinite(numbers)
+    return cells.where(~best, "**" + cells + "**")
+
+
+def performance_profile(
+    costs: Frame, ratios: Iterable[float] = (1, 2, np.inf)
+) -> Frame:
+    """The percentage of starts solved within multiples of the cheapest's cost.
+
+    See Dolan and Moré (2002, https://doi.org/10.1007/s101070100263).
+
+    Args:
+      costs: A row an optimizer, a column a start; infinite where not solved, NaN where
+        it did not run. A start that nobody solves counts, as solved by nobody.
+      ratios: The multiples; by default, how often cheapest, within twice the cheapest,
+        and solved.
+
+    Returns:
+      A row an optimizer, a column a ratio; of the starts from which it ran.
+    """
+    ran = costs.notna().sum(axis=1)
+    counts = {
+        ratio: ((costs <= ratio * costs.min()) & (costs < np.inf)).sum(axis=1)
+        for ratio in ratios
+    }
+    return 100 * pd.DataFrame(counts).div(ran, axis=0)
+
+
+def slashed(percentages: Frame) -> Frame:
+    """The percentages of each row in one cell; empty where there are none."""
+    cells = percentages.apply(lambda row: " / ".join(f"{x:.0f}" for x in row), axis=1)
+    return cells.where(percentages.notna().all(axis=1), "")
+
+
+def median_costs(costs: Frame, text: Callable[[float], str] = number) -> Frame:
+    """Medians in columns by optimizer, or how many starts are solved if not all are.
+
+    Of a row a problem and optimizer, a column a start; the lowest median is bold.
+    """
+    solved, starts = (costs < np.inf).sum(axis=1), costs.notna().sum(axis=1)
+    medians = costs.median(axis=1).where(solved == starts, np.inf)
+    partly = "(" + solved.astype(str) + " of " + starts.astype(str) + ")"
+    cells = medians.map(text).where(solved == starts, partly)
+    # What did not run, is missing, which `unstack(sort=False)` does not stand.
+    order = {"index": costs.index.unique(0), "columns": costs.index.unique(1)}
+    cells, medians = (part.unstack().reindex(**order) for part in (cells, medians))
+    return bold_lowest(cells.fillna(""), medians)
 
 
 def in_order(frame: Frame, column: str) -> list:
@@ -76,12 +129,7 @@ def report(
 ) -> None:
     """What every report does: draw the pictures, write the tables.
 
-    Args:
-      description: The module's docstring.
-      results: The folder of the results that are kept. For these, the tables go into
-        the README files; for others, to the screen.
-      tables: The tables, from a folder of results.
-      pictures: The pictures, likewise, by the names of their files.
+    Those of the results that are kept go into the README files, others to the screen.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(

@@ -1,249 +1,159 @@
 """Tables and the picture of Rprop in a learned eigenbasis."""
 
 import functools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.common import plots, results
-from benchmarks.common.tables import in_order, markdown, number, report
+from benchmarks.common.results import Frame
+from benchmarks.common.tables import (
+    in_order,
+    markdown,
+    median_costs,
+    number,
+    performance_profile,
+    pivot,
+    report,
+    slashed,
+)
+from benchmarks.eigenbasis.run import TOLERANCES
 
 RESULTS = Path(__file__).parent / "results"
 EIGENBASIS = "eigenbasis"
 ORDER = (EIGENBASIS, "irprop+", "L-BFGS", "Adam", "Muon", "SOAP")
-# Of the eigenbasis; the first that ran on a problem stands for it.
 KINDS = ("full matrix", "Kronecker")
 GROUPS = ("development", "unseen")
 TUNING_RUN = 0
-TOLERANCES = ("0.01", "0.0001", "1e-06")
-EVALUATIONS, SECONDS = 0, 1
-Choose = Callable[[str, str], float]
-Costs = dict[str, list[float]]
 
 
-class Cost(NamedTuple):
-    """What a run took to the tolerance; infinite if it did not get there."""
-
-    evaluations: float
-    seconds: float
+# --- All runs ----------------------------------------------------------------
 
 
-class Runs(NamedTuple):
-    """All runs, at one tolerance.
+@functools.lru_cache
+def load(folder: Path, tolerance: str) -> Frame:
+    """A row a group, problem, optimizer and setting; all costs of all runs.
 
-    Attributes:
-      groups: Of each problem.
-      costs: By problem and optimizer, then by setting: one a run. The eigenbasis is
-        the full matrix where that was run, and else Kronecker's.
+    Costs are infinite where a run did not get to the tolerance. The eigenbasis is the
+    full matrix where that was run, and else Kronecker's. What has no setting, has 0.
     """
-
-    groups: dict[str, str]
-    costs: dict[tuple[str, str], dict[float, list[Cost]]]
-
-    def problems(self, group: str) -> list[str]:
-        """Those of a group."""
-        return [problem for problem, its in self.groups.items() if its == group]
-
-    def names(self, order: Iterable[str] = ORDER) -> list[str]:
-        """The optimizers that ran anywhere, in this order."""
-        ran = {name for _, name in self.costs}
-        return [name for name in order if name in ran]
-
-    def measured(self, problem: str, name: str, setting: float) -> list[Cost]:
-        """The costs from all starts but the one to tune on; none if it did not run."""
-        return self.costs.get((problem, name), {}).get(setting, [])[TUNING_RUN + 1 :]
-
-    def starts(self, problem: str) -> int:
-        """How many starts there are to measure on."""
-        return max(
-            len(costs) - 1
-            for (its, _), settings in self.costs.items()
-            if its == problem
-            for costs in settings.values()
-        )
-
-    def tuned(self, problem: str, name: str) -> float:
-        """The setting that takes the fewest evaluations from the tuning start."""
-        settings = self.costs.get((problem, name), {math.nan: [Cost(0, 0)]})
-        return min(sorted(settings), key=lambda s: settings[s][TUNING_RUN].evaluations)
-
-    def settings(self, name: str) -> list[float]:
-        """Those with which an optimizer ran anywhere."""
-        return sorted(
-            {s for (_, n), found in self.costs.items() if n == name for s in found}
-        )
-
-    def single(self, name: str) -> float:
-        """The one setting: of the highest mean of best evaluations over its own."""
-
-        def score(setting: float) -> float:
-            total = 0.0
-            for problem in self.problems("development"):
-                costs = self.costs.get((problem, name), {}).get(setting)
-                if costs and math.isfinite(costs[TUNING_RUN].evaluations):
-                    total += self._fewest(problem) / costs[TUNING_RUN].evaluations
-            return total
-
-        return max(self.settings(name), key=score)
-
-    def _fewest(self, problem: str) -> float:
-        return min(
-            costs[TUNING_RUN].evaluations
-            for (its, _), settings in self.costs.items()
-            if its == problem
-            for costs in settings.values()
-        )
+    rows = results.read(folder, "runs").fillna({"setting": 0})
+    rows["evaluations"] = rows[f"to_{tolerance}"]
+    rows["seconds"] = rows["evaluations"] * rows["ms_per_evaluation"] / 1e3
+    costs = ["evaluations", "seconds"]
+    rows[costs] = rows[costs].fillna(np.inf)
+    small = rows.loc[rows["optimizer"] == KINDS[0], "problem"].unique()
+    kind = np.where(rows["problem"].isin(small), *KINDS)
+    rows = pd.concat(
+        [rows, rows[rows["optimizer"] == kind].assign(optimizer=EIGENBASIS)]
+    )
+    rows = rows.merge(results.read(folder, "runs_problems"), sort=False)
+    keys = ["group", "problem", "optimizer", "setting"]
+    return rows.pivot(index=keys, columns="run", values=costs)
 
 
-@functools.lru_cache(maxsize=16)
-def load(folder: Path, tolerance: str) -> Runs:
-    """The runs at one tolerance."""
-    facts = results.read(folder, "runs_problems")
-    rows = results.read(folder, "runs").sort_values("run", kind="stable")
-    evaluations = rows[f"to_{tolerance}"].fillna(np.inf)
-    seconds = rows["ms_per_evaluation"] / 1e3 * evaluations
-    seconds = seconds.where(evaluations < np.inf, np.inf)
-    runs = Runs(dict(zip(facts["problem"], facts["group"], strict=True)), {})
-    keys = (rows[column] for column in ("problem", "optimizer", "setting"))
-    for problem, name, setting, *cost in zip(*keys, evaluations, seconds, strict=True):
-        by_setting = runs.costs.setdefault((problem, name), {})
-        by_setting.setdefault(setting, []).append(Cost(*cost))
-    for problem in runs.groups:
-        kinds = [kind for kind in KINDS if (problem, kind) in runs.costs]
-        runs.costs[problem, EIGENBASIS] = runs.costs[problem, kinds[0]]
-    return runs
+def tuned(runs: Frame) -> Frame:
+    """The rows with the fewest evaluations from the tuning start on each problem."""
+    costs = runs["evaluations", TUNING_RUN]
+    return runs.loc[costs.groupby(["group", "problem", "optimizer"]).idxmin()]
 
 
-# --- How often -----------------------------------------------------------------
+def one_setting(runs: Frame) -> Frame:
+    """By optimizer: that of the highest mean of best evaluations over its own."""
+    costs = runs["evaluations", TUNING_RUN]
+    scores = costs.groupby("problem").transform("min") / costs
+    scores = scores.where(scores.index.get_level_values("group") == GROUPS[0], 0)
+    scores = scores.groupby(["optimizer", "setting"]).sum().unstack()
+    return scores.idxmax(axis=1)
 
 
-def fractions(costs: Costs) -> dict[str, list[float]]:
-    """Percent of the starts from which it ran: cheapest, within twice that, solved.
-
-    Args:
-      costs: Of each optimizer, one a start: infinite where it did not solve it, NaN
-        where it did not run.
-    """
-    table = np.array([*costs.values()])
-    cheapest = np.nanmin(table, axis=0)
-    found = {}
-    for name, row in zip(costs, table, strict=True):
-        ran = ~np.isnan(row)
-        solved = np.isfinite(row[ran])
-        counts = [solved & (row[ran] <= n * cheapest[ran]) for n in (1, 2)] + [solved]
-        found[name] = [
-            100 * count.mean() if ran.any() else math.nan for count in counts
-        ]
-    return found
+def with_settings(runs: Frame, settings: Frame) -> Frame:
+    """The rows with these settings, by optimizer."""
+    index = runs.index
+    wanted = index.get_level_values("optimizer").map(settings)
+    return runs[index.get_level_values("setting") == wanted]
 
 
-def group_fractions(
-    runs: Runs, group: str, names: Iterable[str], choose: Choose, by: int = EVALUATIONS
-) -> dict[str, list[float]]:
-    """The same of all starts on all problems of a group."""
-    costs: Costs = {name: [] for name in names}
-    for problem in runs.problems(group):
-        for name, found in costs.items():
-            measured = runs.measured(problem, name, choose(problem, name))
-            # Muon and SOAP did not run where there is no matrix.
-            unknown = [math.nan] * runs.starts(problem)
-            found += [cost[by] for cost in measured] or unknown
-    return fractions(costs)
+def measured(rows: Frame, group: str, cost: str = "evaluations") -> Frame:
+    """A row a problem of a group and an optimizer, a column a start but the first."""
+    costs = rows.loc[group, cost].drop(columns=TUNING_RUN)
+    return costs.droplevel("setting")
 
 
-def _shown(percents: list[float]) -> str:
-    return "" if math.isnan(percents[0]) else " / ".join(f"{x:.0f}" for x in percents)
+def fractions(
+    rows: Frame, group: str, names: Sequence[str], cost: str = "evaluations"
+) -> Frame:
+    """Percent of the starts from which it ran: cheapest, within twice that, solved."""
+    wide = measured(rows, group, cost).unstack("problem")
+    return performance_profile(wide.reindex(names))
 
 
-def profiles(tolerance: str, by: int, folder: Path = RESULTS) -> str:
+def _names(runs: Frame, order: Sequence[str] = ORDER) -> list[str]:
+    ran = set(runs.index.get_level_values("optimizer"))
+    return [name for name in order if name in ran]
+
+
+def profiles(tolerance: str, cost: str, folder: Path = RESULTS) -> str:
     """Cheapest / within twice the cheapest / solved, tuned and not, %."""
     runs = load(folder, tolerance)
     # SOAP's time is that of PyTorch and of carrying gradients over to it.
-    names = [n for n in runs.names() if by == EVALUATIONS or n != "SOAP"]
-    one = {name: runs.single(name) for name in names}
-    choices: dict[str, Choose] = {
-        "tuned to each": runs.tuned,
-        "one rate": lambda problem, name: one[name],
-    }
-    columns: dict[str, list[str]] = {
-        "the one rate": ["" if n == "L-BFGS" else f"{one[n]:g}" for n in names]
-    }
-    for title, choose in choices.items():
+    names = [n for n in _names(runs) if cost == "evaluations" or n != "SOAP"]
+    one = one_setting(runs)
+    table = {"the one rate": one[names].replace(0, np.nan).map(number)}
+    choices = {"tuned to each": tuned(runs), "one rate": with_settings(runs, one)}
+    for title, rows in choices.items():
         for group in GROUPS:
-            found = group_fractions(runs, group, names, choose, by)
-            columns[f"{group}, {title}"] = [_shown(found[name]) for name in names]
-    return markdown(pd.DataFrame(columns, pd.Index(names, name="optimizer")))
+            found = fractions(rows, group, names, cost)
+            table[f"{group}, {title}"] = slashed(found)
+    return markdown(pd.DataFrame(table).rename_axis("optimizer"))
 
 
 def first_steps(tolerance: str, folder: Path = RESULTS) -> str:
     """The three percentages against L-BFGS alone, with one first step for all."""
     runs = load(folder, tolerance)
     names = (EIGENBASIS, "irprop+", "L-BFGS")
-    rows = {}
-    for setting in runs.settings(EIGENBASIS):
-
-        def choose(problem: str, name: str, setting: float = setting) -> float:
-            return runs.tuned(problem, name) if name == "L-BFGS" else setting
-
-        rows[f"{setting:g}"] = {
-            f"{name}, {group}": _shown(percents)
+    table = {}
+    for setting in runs.xs(EIGENBASIS, level="optimizer").index.unique("setting"):
+        rows = with_settings(runs, dict(zip(names, (setting, setting, 0), strict=True)))
+        table[number(setting)] = {
+            f"{name}, {group}": cell
             for group in GROUPS
-            for name, percents in group_fractions(runs, group, names, choose).items()
+            for name, cell in slashed(fractions(rows, group, names)).items()
         }
-    table = pd.DataFrame.from_dict(rows, orient="index")
+    table = pd.DataFrame.from_dict(table, orient="index")
     return markdown(table.rename_axis("first step"))
 
 
 def headline(folder: Path = RESULTS) -> str:
     """How many starts are solved with one setting for all problems."""
     runs = load(folder, TOLERANCES[1])
-    names = runs.names()
-    one = {name: runs.single(name) for name in names}
-    found = [
-        group_fractions(runs, group, names, lambda problem, name: one[name])
-        for group in GROUPS
-    ]
+    rows = with_settings(runs, one_setting(runs))
+    found = [fractions(rows, group, _names(runs)) for group in GROUPS]
 
-    def both(name: str, which: int) -> str:
-        known, new = (percents[name][which] for percents in found)
+    def both(name: str, ratio: float) -> str:
+        known, new = (percents.loc[name, ratio] for percents in found)
         return f"{known:.0f} and {new:.0f} %"
 
     return (
         "With one setting for all problems, `irprop+` in a learned eigenbasis solves"
-        f" {both(EIGENBASIS, 2)} of the starts (on problems it was developed on, and on"
-        f" others) and is the cheapest on {both(EIGENBASIS, 0)}; plain `irprop+`"
-        f" solves {both('irprop+', 2)}, L-BFGS {both('L-BFGS', 2)}."
+        f" {both(EIGENBASIS, np.inf)} of the starts (on problems it was developed on,"
+        f" and on others) and is the cheapest on {both(EIGENBASIS, 1)}; plain `irprop+`"
+        f" solves {both('irprop+', np.inf)}, L-BFGS {both('L-BFGS', np.inf)}."
     )
-
-
-# --- Problem by problem ----------------------------------------------------------
 
 
 def evaluations(group: str, tolerance: str, folder: Path = RESULTS) -> str:
     """Median evaluations with the one rate; in brackets how many starts were solved."""
     runs = load(folder, tolerance)
-    names = runs.names((*KINDS, *ORDER[1:]))
-    one = {name: runs.single(name) for name in names}
-    rows = {}
-    for problem in runs.problems(group):
-        cells, medians = {}, {}
-        for name in names:
-            costs = [c.evaluations for c in runs.measured(problem, name, one[name])]
-            solved = sum(map(math.isfinite, costs))
-            cells[name] = f"({solved} of {len(costs)})" if costs else ""
-            if costs and solved == len(costs):
-                medians[name] = np.median(costs)
-                cells[name] = f"{medians[name]:.0f}"
-        for name, median in medians.items():
-            if median == min(medians.values()):
-                cells[name] = f"**{cells[name]}**"
-        rows[problem] = cells
-    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("problem"))
+    rows = with_settings(runs, one_setting(runs).drop(EIGENBASIS))
+    cells = median_costs(measured(rows, group), "{:.0f}".format)
+    problems = in_order(results.read(folder, "runs_problems"), "problem")
+    problems = [problem for problem in problems if problem in cells.index]
+    names = _names(rows, (*KINDS, *ORDER[1:]))
+    return markdown(cells.reindex(problems, columns=names, fill_value=""))
 
 
 # --- Studies -----------------------------------------------------------------
@@ -256,9 +166,7 @@ def ablation(folder: Path = RESULTS) -> str:
     cells = rows["evaluations"].map(number)
     rows["cell"] = cells.where(reached[0] == reached[1], "(" + rows["solved"] + ")")
     rows["problem"] += " (" + rows["kind"] + ")"
-    wide = rows.pivot(index="change", columns="problem", values="cell")
-    wide = wide.loc[in_order(rows, "change"), in_order(rows, "problem")]
-    return markdown(wide.rename_axis(index=None, columns=None))
+    return markdown(pivot(rows, "change", "problem", "cell").rename_axis(index=None))
 
 
 def cost(folder: Path = RESULTS) -> str:
@@ -296,8 +204,11 @@ def valley_picture(folder: Path = RESULTS) -> Figure:
 
 SHOWN = (
     headline,
-    *(functools.partial(profiles, tolerance, EVALUATIONS) for tolerance in TOLERANCES),
-    functools.partial(profiles, TOLERANCES[1], SECONDS),
+    *(
+        functools.partial(profiles, tolerance, "evaluations")
+        for tolerance in TOLERANCES
+    ),
+    functools.partial(profiles, TOLERANCES[1], "seconds"),
     functools.partial(first_steps, TOLERANCES[1]),
     *(functools.partial(evaluations, group, TOLERANCES[1]) for group in GROUPS),
     ablation,

@@ -4,9 +4,9 @@ The ablation replaces one function of the package at a time.
 """
 
 import functools
-import statistics
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -21,15 +21,14 @@ from benchmarks.common import cli
 from benchmarks.common.optimizers import LBFGS, Optimizer
 from benchmarks.common.problems import Problem, digits
 from benchmarks.common.results import Study
-from benchmarks.eigenbasis.run import (
-    FULL_MATRIX,
-    PLAIN,
-    in_eigenbasis,
-    irprop_plus,
-)
+from benchmarks.eigenbasis.run import FULL_MATRIX, PLAIN, in_eigenbasis, irprop_plus
 from benchmarks.full_batch import functions, models
-from benchmarks.full_batch.descend import Runner
+from benchmarks.full_batch.bout import Bout
 from optax_rprop import _basis, _rotation
+
+Row = dict[str, Any]
+Part = tuple[Row, Iterator[Row]]
+"""What tells a part of a study apart, and its rows, not yet measured."""
 
 # --- Ablation ----------------------------------------------------------------
 
@@ -70,81 +69,52 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def ablation_problems(*, quick: bool) -> list[tuple[str, Problem]]:
-    """Each with the kind of basis."""
-    if quick:
-        return [("full matrix", functions.beale())]
-    return [
-        *(
-            ("full matrix", problem)
-            for problem in (
-                functions.quadratic(rotated=True),
-                functions.peaks(),
-                models.logistic("wine", standardized=False),
-                functions.rosenbrock(),
-            )
-        ),
-        ("Kronecker", models.deep_sigmoid()),
-        ("Kronecker", digits(512)),
-    ]
-
-
-def ablation(study: Study, *, quick: bool) -> None:
+def ablation(*, quick: bool) -> Iterator[Part]:
     """Median evaluations to the tolerance 1e-4, of two starts and two first steps."""
-    for kind, problem in ablation_problems(quick=quick):
-        if not study.has(kind, problem.name):
+    small, networks = [functions.beale()], []
+    if not quick:
+        wine = models.logistic("wine", standardized=False)
+        small = [functions.quadratic(rotated=True), functions.peaks(), wine]
+        small.append(functions.rosenbrock())
+        networks = [models.deep_sigmoid(), digits(512)]
+    for kind, problems in (("full matrix", small), ("Kronecker", networks)):
+        for problem in problems:
             where = {"kind": kind, "problem": problem.name}
-            study.add([where | row for row in ablated(kind, problem, quick=quick)])
+            yield where, ablated(kind, problem, quick=quick)
 
 
-def ablated(kind: str, problem: Problem, *, quick: bool) -> Iterator[dict[str, Any]]:
+def ablated(kind: str, problem: Problem, *, quick: bool) -> Iterator[Row]:
     """A row a change."""
-    traces: dict[str, list[Any]] = {}
-    for name, (options, patches) in list(CHANGES.items())[:: 9 if quick else 1]:
-        factory = functools.partial(
-            in_eigenbasis, full_matrix=kind == "full matrix", **options
-        )
+    bout = Bout(problem, (), 30 if quick else 300)
+    starts = list(itertools.product((1e-3, 0.1), (0, 1)))
+    changes = list(CHANGES.items())[:: 9 if quick else 1]
+    for name, (options, patches) in changes:
+        full_matrix = kind == "full matrix"
+        build = functools.partial(in_eigenbasis, full_matrix=full_matrix, **options)
         with mock.patch.dict(vars(_basis), patches):
-            optimizer = Optimizer(name, factory)
-            runner = Runner(problem, optimizer, 30 if quick else 300, watch=False)
-        traces[name] = [
-            (run, runner(rate, run).trace) for rate in (1e-3, 0.1) for run in (0, 1)
-        ]
-    lowest = {
-        run: min(
-            np.nanmin(trace.losses)
-            for runs in traces.values()
-            for at, trace in runs
-            if at == run
-        )
-        for run in (0, 1)
-    }
-    for name, runs in traces.items():
-        costs = [
-            np.flatnonzero(
-                trace.losses <= lowest[run] + 1e-4 * (trace.losses[0] - lowest[run])
-            )
-            for run, trace in runs
-        ]
-        reached = [int(cost[0]) + 1 for cost in costs if cost.size]
+            bout.enter(Optimizer(name, build))
+        for start in starts:
+            bout.run(name, *start)
+    for name, _ in changes:
+        costs = np.array([bout.cost(name, *start, 1e-4)[0] for start in starts])
+        reached = costs[np.isfinite(costs)]
         yield {
             "change": name,
-            "evaluations": statistics.median(reached) if reached else np.nan,
-            "solved": f"{len(reached)} of {len(runs)}",
+            "evaluations": np.median(reached) if reached.size else np.nan,
+            "solved": f"{reached.size} of {len(starts)}",
         }
 
 
 # --- Cost --------------------------------------------------------------------
 
 
-def cost(study: Study, *, quick: bool) -> None:
+def cost(*, quick: bool) -> Iterator[Part]:
     """Milliseconds of an update of one square matrix in float32, and of a turn."""
     for size in (8,) if quick else (64, 512, 2048):
-        if not study.has(f"{size} x {size}"):
-            study.add({"size": f"{size} x {size}"} | row for row in costs(size))
+        yield {"size": f"{size} x {size}"}, costs(size)
 
 
-def costs(size: int) -> Iterator[dict[str, Any]]:
+def costs(size: int) -> Iterator[Row]:
     """A row an optimizer."""
     rotated = functools.partial(
         optax_rprop.in_eigenbasis, irprop_plus(0.01), max_size=size
@@ -178,36 +148,31 @@ def costs(size: int) -> Iterator[dict[str, Any]]:
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         yield {
             "optimizer": name,
-            "milliseconds": float(f"{1e3 * min(times):.3g}"),
-            "bytes per parameter": round(held / size**2, 1),
+            "milliseconds": 1e3 * min(times),
+            "bytes per parameter": held / size**2,
         }
 
 
 # --- Mini-batches ------------------------------------------------------------
 
 
-def minibatch(study: Study, *, quick: bool) -> None:
+def minibatch(*, quick: bool) -> Iterator[Part]:
     """Digits in batches, with the sign test before Rprop, in both bases."""
     for batch in (128,) if quick else (32, 128):
-        if not study.has(batch):
-            trained = trained_on(batch, *((1, 2) if quick else (20, 5)))
-            study.add({"batch": batch} | row for row in trained)
+        yield {"batch": batch}, trained_on(batch, *((1, 2) if quick else (20, 5)))
 
 
-def trained_on(batch: int, epochs: int, runs: int) -> Iterator[dict[str, Any]]:
+def trained_on(batch: int, epochs: int, runs: int) -> Iterator[Row]:
     """A row an optimizer."""
     problem = digits(1024)
     data = problem.data
     # In a rotated basis, no parameters are known to lean on.
     tested = optax_rprop.minibatch_rprop(lean=0)
+    rotated = functools.partial(optax_rprop.in_eigenbasis, tested, 0.99)
     entrants = {
         "plain": tested,
-        **{
-            f"in_eigenbasis, interval {n}": optax_rprop.in_eigenbasis(
-                tested, 0.99, interval=n
-            )
-            for n in (5, 50)
-        },
+        "in_eigenbasis, interval 5": rotated(interval=5),
+        "in_eigenbasis, interval 50": rotated(interval=50),
         "Adam 0.001": optax.adam(1e-3),
     }
     for name, optimizer in entrants.items():
@@ -231,35 +196,32 @@ def trained_on(batch: int, epochs: int, runs: int) -> Iterator[dict[str, Any]]:
         found = np.array([train(run) for run in range(runs)], np.float64)
         yield {
             "optimizer": name,
-            "training loss": round(found[:, 0].mean(), 4),
-            "test error, %": round(found[:, 1].mean(), 2),
-            "its deviation": round(found[:, 1].std(), 2),
+            "training loss": found[:, 0].mean(),
+            "test error, %": found[:, 1].mean(),
+            "its deviation": found[:, 1].std(),
         }
 
 
 # --- The picture -------------------------------------------------------------
 
 
-def valley(study: Study, *, quick: bool) -> None:
+def valley(*, quick: bool) -> Iterator[Part]:
     """The loss over evaluations on the rotated quadratic, from the first start."""
-    problem = functions.quadratic(rotated=True)
-    for optimizer in (PLAIN, LBFGS, Optimizer("irprop+ in_eigenbasis", FULL_MATRIX)):
-        if study.has(optimizer.name):
-            continue
-        runner = Runner(problem, optimizer, 20 if quick else 300, watch=False)
-        trace = runner(0.01, 0).trace
-        study.add(
-            {
-                "optimizer": optimizer.name,
-                "evaluations": int(evaluations),
-                "loss": float(f"{loss:.4g}"),
-            }
-            for evaluations, loss in zip(trace.evaluations, trace.losses, strict=True)
-        )
+    rotated = Optimizer("irprop+ in_eigenbasis", FULL_MATRIX)
+    for optimizer in (PLAIN, LBFGS, rotated):
+        yield {"optimizer": optimizer.name}, descent(optimizer, 20 if quick else 300)
+
+
+def descent(optimizer: Optimizer, budget: int) -> Iterator[Row]:
+    """A row a step."""
+    bout = Bout(functions.quadratic(rotated=True), [optimizer], budget)
+    trace = bout.run(optimizer.name, 0.01, 0).trace
+    for evaluations, loss in zip(trace.evaluations, trace.losses, strict=True):
+        yield {"evaluations": evaluations, "loss": loss}
 
 
 # What each does, the columns that tell its parts apart, and whether in float64.
-STUDIES: dict[str, tuple[Callable[..., None], Sequence[str], bool]] = {
+STUDIES = {
     "ablation": (ablation, ["kind", "problem"], True),
     "cost": (cost, ["size"], False),
     "minibatch": (minibatch, ["batch"], False),
@@ -269,16 +231,13 @@ STUDIES: dict[str, tuple[Callable[..., None], Sequence[str], bool]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Do the studies that are not there yet."""
-    parser = cli.parser(__doc__, "eigenbasis")
-    parser.add_argument(
-        "--only", nargs="+", choices=STUDIES, default=[*STUDIES], help="some of them"
-    )
-    options = parser.parse_args(arguments)
-    for name in tqdm.tqdm(options.only, unit="study"):
-        run, key, double = STUDIES[name]
+    options = cli.parser(__doc__, "eigenbasis").parse_args(arguments)
+    for name, (parts, key, double) in tqdm.tqdm(STUDIES.items(), unit="study"):
         jax.config.update("jax_enable_x64", double)
         study = Study(options.output_dir, name, key, script="studies")
-        run(study, quick=options.quick)
+        for where, rows in parts(quick=options.quick):
+            if not study.has(*where.values()):
+                study.add(where | row for row in rows)
 
 
 if __name__ == "__main__":

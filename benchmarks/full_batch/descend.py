@@ -1,9 +1,7 @@
 """One loop that runs every optimizer on every problem."""
 
-import concurrent.futures
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,32 +14,12 @@ from benchmarks.common.problems import Problem
 
 
 class Trace(NamedTuple):
-    """What a run saw before each of its steps; arrays have one entry a step.
+    """What a run saw before each of its steps; arrays have one entry a step."""
 
-    Attributes:
-      evaluations: How often the loss and its gradient were computed up to here.
-      losses: The training loss.
-      validation_losses: The loss on the validation data; NaN without them.
-      errors: The error on the test data; NaN without them.
-      steps: How many entries the run has filled, shape ().
-    """
-
-    evaluations: Any
+    evaluations: Any  # Of loss and gradient, up to here; 0 behind the last step.
     losses: Any
-    validation_losses: Any
-    errors: Any
-    steps: Any
-
-
-def _empty_trace(budget: int, dtype: str) -> Trace:
-    unknown = jnp.full(budget, jnp.nan, dtype)
-    return Trace(
-        evaluations=jnp.zeros(budget, jnp.int32),
-        losses=unknown,
-        validation_losses=unknown,
-        errors=unknown,
-        steps=jnp.zeros((), jnp.int32),
-    )
+    validation_losses: Any = None  # None if held-out data were not watched.
+    errors: Any = None  # Likewise, on the test data.
 
 
 def descend(
@@ -49,15 +27,11 @@ def descend(
 ) -> Callable[..., Trace]:
     """A function that minimizes: of setting, start, target loss and the data.
 
-    It stops at the target or when the budget is spent. With a line search, the
-    budget is checked between its steps, so that the last one may overdraw it.
-
-    Args:
-      problem: What to minimize.
-      optimizer: The optimizer.
-      budget: The number of evaluations of the loss and its gradient.
-      watch: Whether to look at validation and test data before each step.
+    It stops at the target or when the budget of gradients is spent. With a line search,
+    the budget is checked between its steps, so that the last one may overdraw it. With
+    `watch`, it looks at validation and test data, if any, before each step.
     """
+    error = problem.error if watch else None
 
     def run(setting: jax.Array, params: Any, target: jax.Array, data: Any) -> Trace:
         transformation = optax.with_extra_args_support(optimizer.build(setting))
@@ -78,20 +52,18 @@ def descend(
             return value, grads, searched + jnp.where(known, 0, 1)
 
         def goes_on(carry: Any) -> jax.Array:
-            _, _, _, stopped, trace = carry
-            return ~stopped & (trace.steps < budget)
+            _, _, _, i, stopped, _ = carry
+            return ~stopped & (i < budget)
 
         def step(carry: Any) -> Any:
-            params, state, spent, _, trace = carry
+            params, state, spent, i, _, trace = carry
             value, grads, new = evaluate(params, state)
             spent = (spent + new).astype(jnp.int32)
-            seen = {"evaluations": spent, "losses": value}
-            if watch and problem.error is not None:
-                seen["validation_losses"] = problem.loss(params, data.validation)
-                seen["errors"] = problem.error(params, data.test)
-            i = trace.steps
-            filled = {name: getattr(trace, name).at[i].set(seen[name]) for name in seen}
-            trace = trace._replace(**filled, steps=i + 1)
+            seen = Trace(spent, value)
+            if error is not None:
+                held_out = problem.loss(params, data.validation)
+                seen = Trace(spent, value, held_out, error(params, data.test))
+            trace = jax.tree.map(lambda new, old: old.at[i].set(new), seen, trace)
             stopped = (value <= target) | (spent >= budget)
 
             def update(params: Any, state: Any) -> tuple[Any, Any]:
@@ -107,11 +79,15 @@ def descend(
                 )
             else:
                 params, state = update(params, state)
-            return params, state, spent, stopped, trace
+            return params, state, spent, i + 1, stopped, trace
 
-        trace = _empty_trace(budget, problem.dtype)
-        spent = jnp.zeros((), jnp.int32)
-        start = params, transformation.init(params), spent, jnp.asarray(False), trace
+        zero = jnp.zeros((), jnp.int32)
+        unknown = jnp.full(budget, jnp.nan, problem.dtype)
+        trace = Trace(jnp.zeros(budget, jnp.int32), unknown)
+        if error is not None:
+            trace = trace._replace(validation_losses=unknown, errors=unknown)
+        state = transformation.init(params)
+        start = params, state, zero, zero, jnp.asarray(False), trace
         return jax.lax.while_loop(goes_on, step, start)[-1]
 
     return run
@@ -124,13 +100,13 @@ class Run(NamedTuple):
     seconds: float
 
     def until(self, target: float) -> tuple[float, float]:
-        """Evaluations and seconds until the loss is at the target, or infinities.
+        """Evaluations and seconds until the loss is at the target; NaN if never.
 
         The time is shared out evenly over all evaluations of the run.
         """
         reached = np.flatnonzero(self.trace.losses <= target)
         if reached.size == 0:
-            return np.inf, np.inf
+            return np.nan, np.nan
         evaluations = self.trace.evaluations[reached[0]]
         total = self.trace.evaluations[-1]
         return float(evaluations), float(self.seconds * evaluations / total)
@@ -143,45 +119,16 @@ class Runner:
         self, problem: Problem, optimizer: Optimizer, budget: int, *, watch: bool
     ) -> None:
         self._problem = problem
-        arguments = self._arguments(setting=0.01, run=0, target=0.0)
-        function = jax.jit(descend(problem, optimizer, budget, watch=watch))
-        self._compiled = function.lower(*arguments).compile()
-        self(0.01, run=0, target=np.inf)  # The first call is slower than the rest.
-
-    def _arguments(self, setting: float, run: int, target: float) -> Sequence[Any]:
-        dtype = self._problem.dtype
-        return (
-            jnp.asarray(setting, dtype),
-            self._problem.start(run),
-            jnp.asarray(target, dtype),
-            self._problem.data,
-        )
+        self._descend = jax.jit(descend(problem, optimizer, budget, watch=watch))
+        self(0.01, run=0, target=np.inf)  # Compiles.
 
     def __call__(self, setting: float, run: int, target: float = -np.inf) -> Run:
         """Run to the target, or until the budget is spent."""
-        arguments = jax.block_until_ready(self._arguments(setting, run, target))
-        start = time.perf_counter()
-        trace = jax.block_until_ready(self._compiled(*arguments))
-        seconds = time.perf_counter() - start
-        trace = jax.tree.map(np.asarray, trace)
-        steps = int(trace.steps)
-        cut = {name: getattr(trace, name)[:steps] for name in Trace._fields[:-1]}
-        return Run(Trace(**cut, steps=steps), seconds)
-
-
-def compile_all(
-    problem: Problem,
-    optimizers: Sequence[Optimizer],
-    budget: int,
-    *,
-    watch: bool = False,
-) -> dict[str, Runner]:
-    """Every optimizer on a problem, by name; compiled side by side."""
-    problem.start(0)
-
-    def compiled(optimizer: Optimizer) -> Runner:
-        return Runner(problem, optimizer, budget, watch=watch)
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        names = [optimizer.name for optimizer in optimizers]
-        return dict(zip(names, pool.map(compiled, optimizers), strict=True))
+        dtype, start = self._problem.dtype, self._problem.start(run)
+        limits = jnp.asarray(setting, dtype), start, jnp.asarray(target, dtype)
+        arguments = jax.block_until_ready((*limits, self._problem.data))
+        begun = time.perf_counter()
+        trace = jax.block_until_ready(self._descend(*arguments))
+        seconds = time.perf_counter() - begun
+        made = np.asarray(trace.evaluations) > 0
+        return Run(jax.tree.map(lambda leaf: np.asarray(leaf)[made], trace), seconds)

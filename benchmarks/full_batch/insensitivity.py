@@ -6,9 +6,8 @@ step size of Rprop. Counted are gradients (epochs, for the networks) and seconds
 """
 
 import argparse
-import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,15 +19,15 @@ from benchmarks.common.data import find_proben1
 from benchmarks.common.optimizers import OPTIMIZERS, RATES, TORCH, TUNING_FREE
 from benchmarks.common.problems import Problem, digits
 from benchmarks.common.results import Study
-from benchmarks.full_batch.descend import Runner, compile_all
+from benchmarks.full_batch.bout import Bout
 from benchmarks.full_batch.functions import quadratic
 from benchmarks.full_batch.models import proben1
 
 CONTENDERS = (*OPTIMIZERS, *TUNING_FREE)
-UNTUNED = {optimizer.name for optimizer in CONTENDERS if not optimizer.tuned}
 DATA_SET = "building1"
+RUNS = 3
 Measure = Callable[[float, int], tuple[float, float]]
-"""Evaluations and seconds to the target, of a setting and a run; or infinities."""
+"""Evaluations and seconds to the target, of a setting and a run; NaN if never."""
 
 
 class Task(NamedTuple):
@@ -54,7 +53,7 @@ def tasks(options: argparse.Namespace) -> list[Task]:
 def torch_measure(torch: Any, task: Task) -> Measure:
     """PyTorch's Rprop on PyTorch's own gradients, from the same starts."""
     problem, target, budget = task
-    torch_loss: Any = problem.torch_loss
+    torch_loss: Any = problem.torch_loss or problem.loss
     data = pytorch.tensors(torch, dict(problem.data.train))
 
     def measure(setting: float, run: int) -> tuple[float, float]:
@@ -69,74 +68,57 @@ def torch_measure(torch: Any, task: Task) -> Measure:
             if loss.item() <= target:
                 return evaluation, time.perf_counter() - start
             optimizer.step()
-        return np.inf, np.inf
+        return np.nan, np.nan
 
     return measure
 
 
-def measures(task: Task, torch: Any) -> dict[str, Measure]:
-    """Every optimizer on a problem, compiled."""
+def measures(
+    task: Task, grid: Sequence[float], torch: Any
+) -> dict[str, tuple[Sequence[float], Measure]]:
+    """What to try of every optimizer on a problem, and how; compiled."""
+    bout = Bout(task.problem, CONTENDERS, task.budget, target=task.target)
 
-    def measure(runner: Runner, setting: float, run: int) -> tuple[float, float]:
-        return runner(setting, run, task.target).until(task.target)
+    def measure(name: str) -> Measure:
+        return lambda setting, run: bout.run(name, setting, run).until(task.target)
 
-    ready: dict[str, Measure] = {
-        name: functools.partial(measure, runner)
-        for name, runner in compile_all(task.problem, CONTENDERS, task.budget).items()
-    }
+    ready = {o.name: (o.settings(grid), measure(o.name)) for o in CONTENDERS}
     if torch is not None:
-        ready[TORCH] = torch_measure(torch, task)
+        ready[TORCH] = grid, torch_measure(torch, task)
     return ready
-
-
-def sweep(
-    measure: Measure, optimizer: str, grid: np.ndarray, runs: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All settings, each from all starts: rows of evaluations, and median seconds."""
-    rows, times = [], []
-    untuned = optimizer in UNTUNED
-    for setting in grid[:1] if untuned else grid:
-        found = [measure(float(setting), run) for run in range(runs)]
-        who = {"optimizer": optimizer, "setting": np.nan if untuned else setting}
-        for run, (evaluations, _) in enumerate(found):
-            count = evaluations if np.isfinite(evaluations) else np.nan
-            rows.append(who | {"run": run, "evaluations": count})
-        seconds = float(np.median([seconds for _, seconds in found]))
-        if np.isfinite(seconds):
-            times.append(who | {"median_seconds": seconds})
-    return rows, times
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure every problem that is not there yet."""
     parser = cli.parser(__doc__, "full_batch")
     cli.add_data_dir(parser)
-    parser.add_argument(
-        "--runs", type=cli.at_least(1), default=3, help="starts per setting"
-    )
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
     study = Study(options.output_dir, "insensitivity", ["problem"])
-    grid, runs = (RATES[::7], 1) if options.quick else (RATES, options.runs)
+    grid, runs = (RATES[::7], 1) if options.quick else (RATES, RUNS)
     torch = pytorch.optional_torch()
     for task in tasks(options):
-        name = task.problem.name
-        if study.has(name):
+        where = {"problem": task.problem.name}
+        if study.has(task.problem.name):
             continue
         rows, times = [], []
-        for optimizer, measure in tqdm.tqdm(measures(task, torch).items(), desc=name):
-            more_rows, more_times = sweep(measure, optimizer, grid, runs)
-            rows += more_rows
-            times += more_times
-        where = {"problem": name}
-        facts = {
-            "description": task.problem.description,
-            "target": task.target,
-            "budget": task.budget,
-        }
+        ready = measures(task, grid, torch)
+        for name, (settings, measure) in tqdm.tqdm(ready.items(), task.problem.name):
+            for setting in settings:
+                who = where | {"optimizer": name, "setting": setting}
+                found = [measure(setting, run) for run in range(runs)]
+                rows += [
+                    who | {"run": run, "evaluations": evaluations}
+                    for run, (evaluations, _) in enumerate(found)
+                ]
+                seconds = np.median([seconds for _, seconds in found])
+                if np.isfinite(seconds):
+                    times.append(who | {"median_seconds": seconds})
+        facts = {"description": task.problem.description}
+        facts |= {"target": task.target, "budget": task.budget}
         study.add([where | facts], "problems")
-        study.add([where | row for row in times], "seconds")
-        study.add([where | row for row in rows])
+        study.add(times, "seconds")
+        study.add(rows)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ from matplotlib.ticker import NullFormatter
 from benchmarks.common import plots, results
 from benchmarks.common.optimizers import TUNING_FREE
 from benchmarks.common.results import Frame
-from benchmarks.common.tables import markdown, number, pivot, report
+from benchmarks.common.tables import (
+    bold_lowest,
+    markdown,
+    median_costs,
+    number,
+    performance_profile,
+    pivot,
+    report,
+    slashed,
+)
 from benchmarks.full_batch.rivals import EACH, ONE, TOLERANCES
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,17 +39,6 @@ def median_gradients(folder: Path) -> Frame:
     keys = ["problem", "optimizer", "setting"]
     groups = rows.groupby(keys, sort=False, dropna=False)["evaluations"]
     return groups.median().where(groups.max() < np.inf, np.inf)
-
-
-def gradients(problem: str, folder: Path = RESULTS) -> str:
-    """Median gradients to the target at every other setting."""
-    medians = median_gradients(folder)[problem].unstack(sort=False)
-    settings = [setting for setting in medians if not pd.isna(setting)]
-    no_setting = medians.drop(columns=settings).min(axis=1)
-    table = medians[settings[::2]].map(_count)
-    table.columns = [number(setting) for setting in table]
-    table.insert(0, "no setting", no_setting.map(number))
-    return markdown(table.rename_axis(problem).replace("inf", "-"))
 
 
 def _count(gradients: float) -> str:
@@ -82,8 +81,7 @@ def headline_insensitivity(folder: Path = RESULTS) -> str:
     medians = median_gradients(folder)
     problem = medians.index[0][0]
     found = medians[problem]["irprop-"]
-    low, high = 1e-6 * 0.99, 1.01
-    near = found[(found.index >= low) & (found.index <= high)]
+    near = found.loc[0.99e-6:1.01]
     adam = medians[problem]["Adam"]
     return (
         f"On {problem}, `irprop-` needs {near.min():.0f} to {near.max():.0f} gradients"
@@ -125,50 +123,24 @@ def insensitivity_picture(folder: Path = RESULTS) -> Figure:
 # --- Rivals ------------------------------------------------------------------
 
 
-def performance_profile(costs: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-    """The fraction of starts solved within multiples of the cheapest's cost.
-
-    See Dolan and Moré (2002, https://doi.org/10.1007/s101070100263).
-
-    Args:
-      costs: Shape (optimizers, starts); infinite where not solved. A start that
-        nobody solves counts, as solved by nobody.
-      ratios: The multiples, shape (ratios,).
-
-    Returns:
-      The fractions, shape (optimizers, ratios).
-    """
-    cheapest = costs.min(axis=0)
-    within = costs[..., None] <= cheapest[:, None] * ratios
-    return (within & np.isfinite(costs)[..., None]).mean(axis=1)
-
-
-def _fractions(
-    folder: Path, tuning: str, tolerance: float, cost: str, ratios: np.ndarray
-) -> Frame:
-    """One row an optimizer, one column a ratio; in percent of all starts."""
+def _costs(folder: Path, tuning: str, tolerance: float, cost: str) -> Frame:
+    """By problem, optimizer and run; infinite where not solved."""
     rows = results.read(folder, "rivals")
     rows = rows[(rows["tuning"] == tuning) & (rows["tolerance"] == tolerance)]
-    rows = rows.assign(start=rows["problem"] + rows["run"].astype(str))
-    costs = pivot(rows, "optimizer", "start", cost).fillna(np.inf)
-    fractions = 100 * performance_profile(costs.to_numpy(), ratios)
-    return pd.DataFrame(fractions, costs.index, ratios)
+    return rows.set_index(["problem", "optimizer", "run"])[cost].fillna(np.inf)
 
 
-# Cheapest, within twice the cheapest, solved.
-_RATIOS = np.array([1, 2, np.inf])
-
-
-def _percents(fractions: Frame) -> Frame:
-    return fractions.apply(lambda row: " / ".join(f"{x:.0f}" for x in row), axis=1)
+def _profile(
+    folder: Path, tuning: str, tolerance: float, cost: str, *ratios: Iterable[float]
+) -> Frame:
+    costs = _costs(folder, tuning, tolerance, cost)
+    return performance_profile(costs.unstack(["problem", "run"], sort=False), *ratios)
 
 
 def profiles(cost: str, folder: Path = RESULTS) -> str:
     """Percent of all starts: cheapest / within twice the cheapest / solved."""
     columns = {
-        f"{name}, to {tolerance:g}": _percents(
-            _fractions(folder, tuning, tolerance, cost, _RATIOS)
-        )
+        f"{name}, to {tolerance:g}": slashed(_profile(folder, tuning, tolerance, cost))
         for tolerance, (tuning, name) in itertools.product(TOLERANCES, TUNINGS.items())
     }
     return markdown(pd.DataFrame(columns))
@@ -180,8 +152,7 @@ def untuned(folder: Path = RESULTS) -> str:
     columns = {}
     for tolerance, part in rows.groupby("tolerance", sort=False):
         costs = part.drop(columns="tolerance").fillna(np.inf).T
-        fractions = 100 * performance_profile(costs.to_numpy(), _RATIOS)
-        columns[f"to {tolerance:g}"] = _percents(pd.DataFrame(fractions, costs.index))
+        columns[f"to {tolerance:g}"] = slashed(performance_profile(costs))
     return markdown(pd.DataFrame(columns))
 
 
@@ -194,25 +165,10 @@ def single_settings(folder: Path = RESULTS) -> str:
     return markdown(table.map(lambda setting: number(setting, 2)))
 
 
-def costs(tolerance: float, cost: str, folder: Path = RESULTS) -> str:
-    """The median over the starts, or how many were solved if not all; the best bold."""
-    rows = results.read(folder, "rivals")
-    rows = rows[(rows["tuning"] == EACH) & (rows["tolerance"] == tolerance)]
-    unit = {"evaluations": 1, "seconds": 1e3}[cost]
-    groups = rows.groupby(["problem", "optimizer"], sort=False)[cost]
-    solved, starts = groups.count(), groups.size()
-    medians = (unit * groups.median()).where(solved == starts, np.inf)
-    cells = medians.map(number)
-    partly = "(" + solved.astype(str) + " of " + starts.astype(str) + ")"
-    cells = cells.where(solved == starts, partly).unstack(sort=False)
-    return markdown(bold_lowest(cells, medians.unstack(sort=False)))
-
-
-def bold_lowest(cells: Frame, numbers: Frame) -> Frame:
-    """The lowest of each row in bold type, if any is finite."""
-    lowest = numbers.min(axis=1)
-    best = numbers.eq(lowest, axis=0) & np.isfinite(numbers)
-    return cells.where(~best, "**" + cells + "**")
+def costs(tolerance: float, folder: Path = RESULTS) -> str:
+    """Median evaluations, or how many starts were solved if not all; the best bold."""
+    costs = _costs(folder, EACH, tolerance, "evaluations")
+    return markdown(median_costs(costs.unstack(sort=False)))
 
 
 def held_out(folder: Path = RESULTS) -> str:
@@ -236,9 +192,7 @@ def problems(folder: Path = RESULTS) -> str:
 def headline_rivals(folder: Path = RESULTS) -> str:
     """How many starts are solved, tuned and not."""
     solved = {
-        tuning: _fractions(
-            folder, tuning, TOLERANCES[0], "evaluations", np.array([1, np.inf])
-        )
+        tuning: _profile(folder, tuning, TOLERANCES[0], "evaluations")
         for tuning in TUNINGS
     }
 
@@ -261,7 +215,7 @@ def rivals_picture(folder: Path = RESULTS) -> Figure:
     axes = picture.subplots(2, 2, sharex=True, sharey=True)
     panels = itertools.product(TUNINGS.items(), TOLERANCES)
     for panel, ((tuning, name), tolerance) in zip(axes.flat, panels, strict=True):
-        found = _fractions(folder, tuning, tolerance, "evaluations", ratios)
+        found = _profile(folder, tuning, tolerance, "evaluations", ratios)
         for optimizer, row in found.iterrows():
             panel.step(ratios, row, where="post", **plots.style(str(optimizer)))
         panel.set(xscale="log", xlim=(1, ratios[-1]), ylim=(0, 101))
@@ -282,10 +236,7 @@ SHOWN = (
     functools.partial(profiles, "seconds"),
     untuned,
     single_settings,
-    *(
-        functools.partial(costs, *how)
-        for how in itertools.product(TOLERANCES, ("evaluations", "seconds"))
-    ),
+    *(functools.partial(costs, tolerance) for tolerance in TOLERANCES),
     held_out,
     problems,
 )

@@ -1,0 +1,76 @@
+"""Several optimizers on one problem, and what each took to solve it."""
+
+import concurrent.futures
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from benchmarks.common.optimizers import Optimizer
+from benchmarks.common.problems import Problem
+from benchmarks.full_batch.descend import Run, Runner
+
+
+class Bout:
+    """A problem, optimizers on it, and every run that was made.
+
+    It is solved from a start once the loss has fallen the fraction 1 - tolerance of the
+    way to the lowest value that any run found from there (Moré and Wild, 2009,
+    https://doi.org/10.1137/080724083). Runs take as many gradients as `budget` says, or
+    end at the target; for `watch`, see `descend`.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        optimizers: Iterable[Optimizer],
+        budget: int,
+        *,
+        watch: bool = False,
+        target: float = -np.inf,
+    ) -> None:
+        self.problem, self.budget = problem, budget
+        self._watch, self._target = watch, target
+        self.runs: dict[tuple[str, float, int], Run] = {}
+        """By optimizer, setting and number."""
+        self._runners: dict[str, Runner] = {}
+        self._lowest: dict[int, float] = {}
+        problem.start(0)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self.enter, optimizers))
+
+    def enter(self, optimizer: Optimizer) -> None:
+        """Compile one more optimizer."""
+        self._runners[optimizer.name] = Runner(
+            self.problem, optimizer, self.budget, watch=self._watch
+        )
+
+    def run(self, name: str, setting: float, run: int) -> Run:
+        """The run of an optimizer, made once."""
+        if (name, setting, run) not in self.runs:
+            made = self._runners[name](setting, run, self._target)
+            self.keep(name, setting, run, made)
+        return self.runs[name, setting, run]
+
+    def keep(self, name: str, setting: float, run: int, made: Run) -> None:
+        """A run that was made elsewhere."""
+        self.runs[name, setting, run] = made
+        lowest = float(np.nanmin(made.trace.losses))
+        self._lowest[run] = min(lowest, self._lowest.get(run, np.inf))
+
+    def cost(
+        self, name: str, setting: float, run: int, tolerance: float
+    ) -> tuple[float, float]:
+        """Evaluations and seconds until solved, by what is known now; NaN if never."""
+        made, lowest = self.run(name, setting, run), self._lowest[run]
+        start = float(made.trace.losses[0])
+        return made.until(lowest + tolerance * (start - lowest))
+
+    def scores(
+        self, name: str, settings: Sequence[float], run: int, tolerance: float
+    ) -> np.ndarray:
+        """The fewest evaluations of any run from there, over those of each setting."""
+        alike = [key for key in self.runs if key[-1] == run]
+        fewest = np.nanmin([self.cost(*key, tolerance)[0] for key in alike])
+        costs = [self.cost(name, setting, run, tolerance)[0] for setting in settings]
+        return np.nan_to_num(fewest / np.array(costs))
