@@ -7,36 +7,48 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import tqdm
 
 Runner = Callable[[int], object]
 """Runs a number of steps and returns when the last one is done."""
 
 
+def repeated(
+    step: Callable[[], Any], wait: Callable[[Any], Any] = jax.block_until_ready
+) -> Runner:
+    """Steps one after the other, and waits for what the last one returns."""
+
+    def run(steps: int) -> None:
+        last = None
+        for _ in range(steps):
+            last = step()
+        wait(last)
+
+    return run
+
+
 def interleave(
     runners: Mapping[Any, Runner],
-    *,
-    rounds: int,
-    seconds: float,
     title: str,
+    *,
+    quick: bool,
+    rounds: int = 12,
+    seconds: float = 0.05,
     most_steps: int = 1000,
 ) -> Iterator[dict[str, Any]]:
     """Measure the time of every runner, once a round.
 
     In each round all of them run, in a new random order, so that a machine that
-    slows down for a while does so for all alike, and ratios within a round hold.
-
-    Args:
-      runners: What to measure, by optimizer.
-      rounds: The number of measurements of each.
-      seconds: How long one measurement is to take, about.
-      title: What the progress bar says.
-      most_steps: The most steps that one measurement takes. Where it is 1, nothing
-        runs between the measurements to refill the caches.
+    slows down for a while does so for all alike, and ratios within a round hold. A
+    measurement takes some seconds, but `most_steps` at most; where that is 1, nothing
+    runs between the measurements to refill the caches.
 
     Yields:
       Rows with the optimizer, the round (``run``) and the seconds per step.
     """
+    if quick:
+        rounds, seconds = 2, 0.001
     shuffle = random.Random(0).shuffle
     names = list(runners)
     gc.collect()

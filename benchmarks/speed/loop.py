@@ -17,7 +17,7 @@ from benchmarks.common.data import Split
 from benchmarks.common.optimizers import TORCH, by_layout
 from benchmarks.common.problems import Problem, network
 from benchmarks.common.results import Study
-from benchmarks.common.timing import Runner, interleave
+from benchmarks.common.timing import Runner, interleave, repeated
 
 INPUTS, HIDDEN, OUTPUTS, EXAMPLES = 8, 32, 2, 384
 SGD, DEFAULT = "optax.sgd", "irprop-, split"
@@ -26,19 +26,12 @@ EPOCHS = 500
 
 
 class Loop(NamedTuple):
-    """One way to train.
-
-    Attributes:
-      run: Makes steps of `epochs` epochs each.
-      loss: Gives the loss at the current weights.
-      epochs: The epochs in one step.
-      networks: The networks that are trained at once.
-    """
+    """One way to train."""
 
     run: Runner
-    loss: Callable[[], float]
-    epochs: int = 1
-    networks: int = 1
+    loss: Callable[[], float]  # At the current weights.
+    epochs: int = 1  # In one step.
+    networks: int = 1  # That are trained at once.
 
 
 def smooth_function() -> Problem:
@@ -70,15 +63,8 @@ def jax_loop(
 ) -> Loop:
     """Train in JAX.
 
-    Args:
-      problem: The network and its examples.
-      optimizer: The optimizer.
-      epochs: How many epochs `lax.scan` makes of one call; 1 stands for a call of
-        the jitted epoch itself.
-      networks: How many networks `jax.vmap` trains at once; None for one without.
-
-    Returns:
-      The loop.
+    A call makes several epochs in `lax.scan`, or is that of the jitted epoch itself;
+    `jax.vmap` trains several networks at once.
     """
     update = optax.with_extra_args_support(optimizer).update
     train_data = problem.data.train
@@ -103,16 +89,15 @@ def jax_loop(
     jitted = jax.jit(train, donate_argnums=0)
     carry = [(weights, init(weights))]
 
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            carry[0] = jitted(carry[0])
-        jax.block_until_ready(carry)
+    def step() -> Any:
+        carry[0] = jitted(carry[0])
+        return carry
 
     def loss_now() -> float:
         weights, _ = carry[0]
         return float(jnp.mean(loss(weights, train_data)))
 
-    return Loop(run, loss_now, epochs, networks or 1)
+    return Loop(repeated(step), loss_now, epochs, networks or 1)
 
 
 def torch_loop(torch: Any, problem: Problem, *, compiled: bool) -> Loop:
@@ -126,13 +111,12 @@ def torch_loop(torch: Any, problem: Problem, *, compiled: bool) -> Loop:
     if compiled:
         loss, step = torch.compile(loss), torch.compile(step)
 
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss().backward()
-            step()
-        pytorch.synchronize(torch)
+    def epoch() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        step()
 
+    run = repeated(epoch, lambda _: pytorch.synchronize(torch))
     return Loop(run, lambda: torch_loss(weights, data).item())
 
 
@@ -142,10 +126,11 @@ def loops(problem: Problem, torch: Any, *, quick: bool) -> dict[tuple[str, str],
     compared = optimizers()
     if quick:
         compared = {name: compared[name] for name in (SGD, DEFAULT)}
-    found = {}
-    for setting, epochs_of_call in ((SCAN, epochs), (PER_CALL, 1)):
-        for name, optimizer in compared.items():
-            found[name, setting] = jax_loop(problem, optimizer, epochs=epochs_of_call)
+    found = {
+        (name, setting): jax_loop(problem, optimizer, epochs=epochs_of_call)
+        for setting, epochs_of_call in ((SCAN, epochs), (PER_CALL, 1))
+        for name, optimizer in compared.items()
+    }
     for networks in (2,) if quick else (1, 16, 64, 256):
         found[DEFAULT, f"{SCAN}, vmap of {networks}"] = jax_loop(
             problem,
@@ -162,38 +147,31 @@ def loops(problem: Problem, torch: Any, *, quick: bool) -> dict[tuple[str, str],
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and time all loops, unless that has been done."""
-    parser = cli.parser(__doc__, "speed")
-    parser.add_argument("--rounds", type=cli.at_least(2), help="by default 15, quick 2")
-    parser.add_argument(
-        "--seconds", type=float, help="of one measurement; by default 0.1, quick 0.001"
-    )
-    options = parser.parse_args(arguments)
-    quick = options.quick
+    options = cli.parser(__doc__, "speed").parse_args(arguments)
     study = Study(options.output_dir, "loop", ["problem"])
     problem = smooth_function()
     if study.has(problem.name):
         return
-    found = loops(problem, pytorch.optional_torch(), quick=quick)
-
-    epochs = 20 if quick else EPOCHS
-    losses = []
+    found = loops(problem, pytorch.optional_torch(), quick=options.quick)
+    epochs = 20 if options.quick else EPOCHS
+    losses, times = [], []
     for (optimizer, setting), loop in found.items():
         loop.run(epochs // loop.epochs)
         who = {"optimizer": optimizer, "setting": setting}
         losses.append(who | {"epochs": epochs, "loss": loop.loss()})
-    rows = interleave(
+    for row in interleave(
         {key: loop.run for key, loop in found.items()},
-        rounds=options.rounds or (2 if quick else 15),
-        seconds=options.seconds or (0.001 if quick else 0.1),
-        title="training",
+        "training",
+        quick=options.quick,
+        rounds=15,
+        seconds=0.1,
         most_steps=10_000,
-    )
-    times = []
-    for row in rows:
-        optimizer, setting = key = row["optimizer"]
+    ):
+        loop = found[row["optimizer"]]
+        who = {"problem": problem.name}
+        who["optimizer"], who["setting"] = row["optimizer"]
         # Per epoch and network, whatever one step is.
-        seconds = row["seconds"] / found[key].epochs / found[key].networks
-        who = {"problem": problem.name, "optimizer": optimizer, "setting": setting}
+        seconds = row["seconds"] / loop.epochs / loop.networks
         times.append(who | {"run": row["run"], "seconds": seconds})
     study.add(losses, "losses")
     study.add(times)

@@ -6,13 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.common import plots, results
+from benchmarks.common.optimizers import LAYOUTS
 from benchmarks.common.results import Frame
-from benchmarks.common.tables import (
-    markdown,
-    median_and_quartiles,
-    number,
-    report,
-)
+from benchmarks.common.tables import markdown, median_and_quartiles, number, report
 from benchmarks.speed import loop
 from benchmarks.speed.step import ADAM, COMPILATION, COPY, DETAILED, EAGER, SGD
 
@@ -28,11 +24,8 @@ def _steps(folder: Path) -> Frame:
 
 def times_adam(times: Frame) -> Frame:
     """By problem and optimizer: the median of the ratios within each round."""
-    adam = times[times["optimizer"] == ADAM].set_index(["problem", "run"])["seconds"]
-    rounds = times.set_index(["problem", "run"])
-    ratios = rounds["seconds"] / adam.reindex(rounds.index)
-    rounds = rounds.assign(ratio=ratios)
-    return rounds.groupby(["problem", "optimizer"])["ratio"].median()
+    wide = times.pivot(index=["problem", "run"], columns="optimizer", values="seconds")
+    return wide.div(wide[ADAM], axis=0).groupby("problem").median().stack()
 
 
 def _size_order(times: Frame) -> list[str]:
@@ -43,9 +36,8 @@ def _size_order(times: Frame) -> list[str]:
 
 def _optimizer_order(folder: Path) -> list[str]:
     """As the costs list them, which are not shuffled."""
-    costs = results.read(folder, "step_costs")
-    longest = costs.groupby("problem").size().idxmax()
-    return list(costs.loc[costs["problem"] == longest, "optimizer"])
+    costs = results.read(folder, "step_costs").groupby("problem")["optimizer"]
+    return list(costs.get_group(costs.size().idxmax()))
 
 
 def steps(folder: Path = RESULTS) -> str:
@@ -59,9 +51,8 @@ def steps(folder: Path = RESULTS) -> str:
 def costs(folder: Path = RESULTS) -> str:
     """All that is known about one size."""
     times = _steps(folder)
-    problem = (
-        _DETAILED if _DETAILED in set(times["problem"]) else _size_order(times)[-1]
-    )
+    sizes = _size_order(times)
+    problem = _DETAILED if _DETAILED in sizes else sizes[-1]
     times = times[times["problem"] == problem]
     facts = results.read(folder, "step_costs")
     facts = facts[facts["problem"] == problem].set_index("optimizer")
@@ -99,19 +90,15 @@ def calls(folder: Path = RESULTS) -> str:
     """What happens outside a compiled step: compilation, and updates without jit."""
     times = results.read(folder, "step")
     times = times[times["problem"].isin(CALLS)]
-    if times.empty:
-        return "Not measured yet."
-    milliseconds = times.assign(seconds=1e3 * times["seconds"])
-    groups = milliseconds.groupby(["problem", "optimizer"])["seconds"]
-    cells: Frame = pd.DataFrame(
-        {
-            "ms (quartiles)": groups.apply(median_and_quartiles),
-            "x adam": times_adam(times).map("{:.2f}".format),
-        }
-    ).unstack("problem")
-    cells = cells.swaplevel(axis=1).sort_index(axis=1)
-    cells.columns = [f"{problem}: {what}" for problem, what in cells.columns]
-    return markdown(cells)
+    times["ms"] = 1e3 * times["seconds"]
+    groups = times.groupby(["problem", "optimizer"])["ms"]
+    cells = {
+        "ms (quartiles)": groups.apply(median_and_quartiles),
+        "x adam": times_adam(times).map("{:.2f}".format),
+    }
+    wide: Frame = pd.DataFrame(cells).unstack("problem")
+    wide.columns = [f"{problem}: {what}" for what, problem in wide.columns]
+    return markdown(wide.sort_index(axis=1))
 
 
 def loops(folder: Path = RESULTS) -> str:
@@ -125,15 +112,14 @@ def loops(folder: Path = RESULTS) -> str:
     rows = {}
     for setting, optimizer in wide:
         seconds = wide[setting, optimizer]
-        has_sgd = (setting, loop.SGD) in wide
-        sgd = (seconds / wide[setting, loop.SGD]).median() if has_sgd else None
+        sgd = ""
+        if (setting, loop.SGD) in wide:
+            sgd = f"{(seconds / wide[setting, loop.SGD]).median():.2f}"
         rows[f"{setting}, {optimizer}"] = {
             "us per network and epoch (quartiles)": median_and_quartiles(1e6 * seconds),
-            "x sgd in this loop": "" if sgd is None else f"{sgd:.2f}",
+            "x sgd in this loop": sgd,
             f"x {loop.SCAN}, {loop.DEFAULT}": f"{(seconds / default).median():.2f}",
-            f"loss after {epochs} epochs": number(
-                losses.loc[(setting, optimizer), "loss"]
-            ),
+            f"loss after {epochs} epochs": number(losses["loss"][setting, optimizer]),
         }
     return markdown(pd.DataFrame.from_dict(rows, orient="index"))
 
@@ -143,11 +129,8 @@ def headline_step(folder: Path = RESULTS) -> str:
     ratios = times_adam(_steps(folder))
     problem = _DETAILED if _DETAILED in ratios else ratios.index[0][0]
     found = ratios[problem]
-    layouts = [name for name in found.index if name.startswith("irprop-, ")]
     ours = [
-        f"{found[name]:.2f} (`{name.split(', ')[1]}`)"
-        for name in layouts
-        if len(name.split(", ")) == 2
+        f"{found[f'irprop-, {layout}']:.2f} (`{layout}`)" for layout in sorted(LAYOUTS)
     ]
     return (
         f"At {problem} parameters, a step of `irprop-` takes {' or '.join(ours)} of the"

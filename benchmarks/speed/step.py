@@ -5,7 +5,6 @@ donated. Timed as well are the compilation of a step over many leaves, and an up
 without `jax.jit`. All optimizers of one problem are timed interleaved.
 """
 
-import argparse
 import gc
 import math
 import os
@@ -21,7 +20,7 @@ import optax_rprop
 from benchmarks.common import cli, pytorch
 from benchmarks.common.optimizers import LAYOUTS, VARIANTS, by_layout
 from benchmarks.common.results import Study
-from benchmarks.common.timing import Runner, interleave
+from benchmarks.common.timing import Runner, interleave, repeated
 
 COPY, SGD, ADAM = "copy of the parameters", "optax.sgd", "optax.adam"
 DEFAULT = "irprop-"
@@ -35,17 +34,11 @@ COMPILATIONS = 3
 
 
 class Workload(NamedTuple):
-    """What one step updates.
-
-    Attributes:
-      name: The problem's name.
-      shapes: The shapes of the parameters, all float32.
-      variants: The variants that take part, each in every layout.
-    """
+    """What one step updates."""
 
     name: str
-    shapes: list[tuple[int, ...]]
-    variants: tuple[str, ...] = DEFAULTS
+    shapes: list[tuple[int, ...]]  # Of the parameters, all float32.
+    variants: tuple[str, ...] = DEFAULTS  # Each takes part in every layout.
 
     @property
     def size(self) -> int:
@@ -96,12 +89,11 @@ def step_runner(
     carry = [params, state]
     del params, state  # Donated: `carry` alone keeps them alive.
 
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            carry[:] = step(carry[0], carry[1], grads, value)
-        jax.block_until_ready(carry)
+    def step_on() -> Any:
+        carry[:] = step(*carry, grads, value)
+        return carry
 
-    return run, costs
+    return repeated(step_on), costs
 
 
 def compiled_costs(compiled: Any, state: Any, size: int) -> dict[str, float]:
@@ -127,12 +119,11 @@ def copy_runner(grads: list[jax.Array]) -> Runner:
     )
     targets = [jax.tree.map(jnp.zeros_like, grads)]
 
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            targets[0] = copy(grads, targets[0])
-        jax.block_until_ready(targets)
+    def copy_on() -> Any:
+        targets[0] = copy(grads, targets[0])
+        return targets
 
-    return run
+    return repeated(copy_on)
 
 
 def torch_runners(
@@ -158,17 +149,10 @@ def torch_runners(
         step = optimizer.step
         if implementation == "compiled":
             step = torch.compile(step, dynamic=False)
-
-        def run(steps: int) -> None:
-            for _ in range(steps):
-                step()
-            pytorch.synchronize(torch)
-
+        run = repeated(step, lambda _: pytorch.synchronize(torch))
         run(1)
-        fields = [
-            field for state in optimizer.state.values() for field in state.values()
-        ]
-        state_bytes = sum(field.nbytes for field in fields if torch.is_tensor(field))
+        leaves = jax.tree.leaves(list(optimizer.state.values()))
+        state_bytes = sum(leaf.nbytes for leaf in leaves if torch.is_tensor(leaf))
         return run, {"state_bytes": state_bytes / sum(map(np.size, arrays))}
 
     return {f"torch.optim.Rprop, {name}": runner(name) for name in implementations}
@@ -180,12 +164,11 @@ def compile_runner(
     """Traces, lowers and compiles the same step, each time anew."""
     state, value = optimizer.init(params), jnp.zeros(())
 
-    def run(times: int) -> None:
-        for _ in range(times):
-            jax.clear_caches()
-            jit_step(optimizer).lower(params, state, params, value).compile()
+    def compile_anew() -> None:
+        jax.clear_caches()
+        jit_step(optimizer).lower(params, state, params, value).compile()
 
-    return run
+    return repeated(compile_anew)
 
 
 def eager_runner(
@@ -197,69 +180,25 @@ def eager_runner(
     value = jnp.zeros(())
     state = [optimizer.init(params)]
 
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            updates, state[0] = update(grads, state[0], params, value=value)
-            jax.block_until_ready(updates)
+    def update_on() -> None:
+        updates, state[0] = update(grads, state[0], params, value=value)
+        jax.block_until_ready(updates)
 
-    return run
+    return repeated(update_on)
 
 
-def measure_steps(
-    study: Study, workload: Workload, torch: Any, options: argparse.Namespace
-) -> None:
-    """Time all optimizers on one workload."""
+def step_runners(
+    workload: Workload, torch: Any, *, compiled: bool
+) -> dict[str, tuple[Runner, dict[str, float]]]:
+    """Every optimizer on a workload, with what is known about it."""
     arrays = workload.draw()
     grads = [jnp.asarray(array) for array in arrays]
     found: dict[str, tuple[Runner, dict[str, float]]] = {COPY: (copy_runner(grads), {})}
     for name, optimizer in optimizers(workload).items():
         found[name] = step_runner(optimizer, grads)
     if torch is not None:
-        found |= torch_runners(torch, arrays, compiled=not options.quick)
-    rows = list(
-        interleave(
-            {name: run for name, (run, _) in found.items()},
-            rounds=options.rounds,
-            seconds=options.seconds,
-            title=workload.name,
-        )
-    )
-    unknown = dict.fromkeys(["bytes_accessed", "temporary_bytes", "state_bytes"])
-    unknown |= dict.fromkeys(["fusions", "copies"])
-    where = {"problem": workload.name}
-    costs = [
-        where | {"optimizer": name} | unknown | costs
-        for name, (_, costs) in found.items()
-    ]
-    study.add(costs, "costs")
-    study.add(times(workload, rows))
-
-
-def measure_calls(
-    study: Study, workload: Workload, build: Any, options: argparse.Namespace
-) -> None:
-    """Time what happens outside a compiled step: a runner for each optimizer."""
-    grads = [jnp.asarray(array) for array in workload.draw()]
-    compared = {ADAM: optax.adam(0.01), **by_layout(DEFAULT)}
-    compiles = build is compile_runner
-    rows = interleave(
-        {name: build(optimizer, grads) for name, optimizer in compared.items()},
-        rounds=min(options.rounds, COMPILATIONS) if compiles else options.rounds,
-        seconds=options.seconds,
-        title=workload.name,
-        most_steps=1 if compiles else 1000,
-    )
-    study.add(times(workload, list(rows)))
-
-
-def times(workload: Workload, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a workload, with its name and size."""
-    where = {
-        "problem": workload.name,
-        "parameters": workload.size,
-        "leaves": len(workload.shapes),
-    }
-    return [where | row for row in rows]
+        found |= torch_runners(torch, arrays, compiled=compiled)
+    return found
 
 
 def available_bytes() -> int:
@@ -270,8 +209,8 @@ def available_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    """The options, with defaults that depend on ``--quick``."""
+def main(arguments: list[str] | None = None) -> None:
+    """Measure every workload that is not there yet."""
     parser = cli.parser(__doc__, "speed")
     parser.add_argument(
         "--sizes",
@@ -280,50 +219,52 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         metavar="PARAMETERS",
         help="sizes of the one-leaf workloads; by default 1e3 to 1e8, quick 1e3",
     )
-    parser.add_argument("--rounds", type=cli.at_least(2), help="by default 12, quick 2")
-    parser.add_argument(
-        "--seconds", type=float, help="of one measurement; by default 0.05, quick 0.001"
-    )
     options = parser.parse_args(arguments)
     quick = options.quick
-    options.sizes = sorted(
-        options.sizes or (10**n for n in ((3,) if quick else range(3, 9)))
-    )
-    options.rounds = options.rounds or (2 if quick else 12)
-    options.seconds = options.seconds or (0.001 if quick else 0.05)
-    return options
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measure every workload that is not there yet."""
-    options = parse_options(arguments)
     torch = pytorch.optional_torch()
     study = Study(options.output_dir, "step", ["problem"])
+
+    def measure(workload: Workload, runners: Mapping[str, Runner], **how: int) -> None:
+        where = {"problem": workload.name, "parameters": workload.size}
+        where["leaves"] = len(workload.shapes)
+        rows = interleave(runners, workload.name, quick=quick, **how)
+        study.add(where | row for row in rows)
+
     all_variants = tuple(variant.name for variant in VARIANTS)
+    sizes = options.sizes or [10**n for n in range(3, 4 if quick else 9)]
     workloads = [
         Workload(f"{size:,}", [(size,)], all_variants if size == DETAILED else DEFAULTS)
-        for size in options.sizes
+        for size in sorted(sizes)
     ]
-    leaves, width = (5, 8) if options.quick else (200, 64)
+    leaves, width = (5, 8) if quick else (200, 64)
     shape = (width, width)
-    workloads.append(
-        Workload(f"{leaves} leaves of {width} x {width}", [shape] * leaves)
-    )
-    for workload in workloads:
+    name = f"{leaves} leaves of {width} x {width}"
+    for workload in (*workloads, Workload(name, [shape] * leaves)):
         if study.has(workload.name):
             continue
         if workload.size * PEAK_BYTES > available_bytes():
             print(f"Without {workload.name} parameters: not enough memory.")
             continue
-        measure_steps(study, workload, torch, options)
+        found = step_runners(workload, torch, compiled=not quick)
+        facts = [
+            {"problem": workload.name, "optimizer": name} | costs
+            for name, (_, costs) in found.items()
+        ]
+        runners = {name: run for name, (run, _) in found.items()}
+        study.add(facts, "costs")
+        measure(workload, runners)
+        del found, runners
         gc.collect()
-    for build, name, leaves in (
-        (eager_runner, EAGER, 8),
-        (compile_runner, COMPILATION, 300),
+    compared = {ADAM: optax.adam(0.01), **by_layout(DEFAULT)}
+    for build, name, leaves, how in (
+        (eager_runner, EAGER, 8, {}),
+        (compile_runner, COMPILATION, 300, {"rounds": COMPILATIONS, "most_steps": 1}),
     ):
-        leaves = min(leaves, 5) if options.quick else leaves
         if not study.has(name):
-            measure_calls(study, Workload(name, [shape] * leaves), build, options)
+            workload = Workload(name, [shape] * (5 if quick else leaves))
+            grads = [jnp.asarray(array) for array in workload.draw()]
+            runners = {name: build(tx, grads) for name, tx in compared.items()}
+            measure(workload, runners, **how)
 
 
 if __name__ == "__main__":
