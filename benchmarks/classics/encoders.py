@@ -10,13 +10,14 @@ upper bounds of the step sizes.
 """
 
 import functools
-from collections.abc import Iterator
+import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import tqdm
 
 import optax_rprop
@@ -33,19 +34,12 @@ BAND = 0.4
 
 
 class Outcome(NamedTuple):
-    """What became of a run; all fields have shape () before batching.
+    """What became of a run."""
 
-    Attributes:
-      learned: Whether it met the criterion.
-      epochs: Updates until then; the most allowed if it never did.
-      largest_weight: The largest magnitude of a weight at the end.
-      unmoved: The share of the weights whose gradient is exactly 0 at the end.
-    """
-
-    learned: jax.Array
-    epochs: jax.Array
-    largest_weight: jax.Array
-    unmoved: jax.Array
+    learned: jax.Array  # Whether it met the criterion.
+    epochs: jax.Array  # Updates until then; the most allowed if it never did.
+    largest_weight: jax.Array  # The largest magnitude at the end.
+    unmoved: jax.Array  # The share of the weights whose gradient is 0 at the end.
 
 
 def meets_criterion(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -64,26 +58,24 @@ def learn(
 
     def loss(weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         outputs = network.predict(weights, patterns)
-        return jnp.sum((outputs - patterns) ** 2), outputs
+        learned = meets_criterion(outputs, patterns)
+        return jnp.sum((outputs - patterns) ** 2), learned
 
-    def evaluate(weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        (value, outputs), grads = jax.value_and_grad(loss, has_aux=True)(weights)
-        return value, grads, meets_criterion(outputs, patterns)
+    evaluate = jax.value_and_grad(loss, has_aux=True)
 
     def update(carry: Any) -> Any:
-        weights, opt_state, epochs, (value, grads, _) = carry
+        weights, opt_state, epochs, ((value, _), grads) = carry
         updates, opt_state = optimizer.update(grads, opt_state, weights, value=value)
         moved: Any = optax.apply_updates(weights, updates)
         return moved, opt_state, epochs + 1, evaluate(moved)
 
     def goes_on(carry: Any) -> jax.Array:
-        _, _, epochs, (_, _, learned) = carry
+        _, _, epochs, ((_, learned), _) = carry
         return ~learned & (epochs < max_epochs)
 
-    weights, _, epochs, (_, grads, learned) = jax.lax.while_loop(
-        goes_on,
-        update,
-        (weights, optimizer.init(weights), jnp.zeros((), int), evaluate(weights)),
+    start = weights, optimizer.init(weights), jnp.zeros((), int), evaluate(weights)
+    weights, _, epochs, ((_, learned), grads) = jax.lax.while_loop(
+        goes_on, update, start
     )
     return Outcome(
         learned=learned,
@@ -102,17 +94,9 @@ def learn_all(
     sizes: tuple[int, ...],
     variant: Any,
 ) -> Outcome:
-    """Train from all starts with all bounds in one program.
+    """Train from all starts, one a key, with all upper bounds of the step sizes.
 
-    Args:
-      keys: One a start.
-      bounds: Upper bounds of the step sizes.
-      max_epochs: Where training ends without success.
-      sizes: Of the layers, from inputs to outputs.
-      variant: The rule.
-
-    Returns:
-      The outcomes, each field of shape (bounds, starts).
+    Each field of the outcome has the shape (bounds, starts).
     """
     network = Network(sizes, hidden=jax.nn.sigmoid, output=jax.nn.sigmoid)
     patterns = jnp.eye(sizes[0])
@@ -129,31 +113,22 @@ def learn_all(
     return jax.vmap(over_starts, in_axes=(None, 0))(keys, bounds)
 
 
-def rows(outcomes: Outcome) -> Iterator[dict[str, Any]]:
-    """One row a bound and start."""
-    for i, bound in enumerate(BOUNDS):
-        for run in range(outcomes.learned.shape[1]):
-            found = {k: np.asarray(v)[i, run] for k, v in outcomes._asdict().items()}
-            yield {"setting": bound, "run": run} | found
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train all encoders that are not there yet."""
-    parser = cli.parser(__doc__, "classics")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers")
-    options = parser.parse_args(arguments)
+    options = cli.parser(__doc__, "classics").parse_args(arguments)
     starts, max_epochs = (4, 200) if options.quick else (50, 5000)
     variants = VARIANTS[:1] if options.quick else VARIANTS
-    keys = jax.random.split(jax.random.key(options.seed), starts)
+    keys, bounds = jax.random.split(jax.random.key(0), starts), jnp.array(BOUNDS)
     study = Study(options.output_dir, "encoders", ["problem", "optimizer"])
-    jobs = [(sizes, variant.name) for sizes in ENCODERS for variant in variants]
-    for sizes, variant in tqdm.tqdm(jobs, unit="job"):
-        who = {"problem": "-".join(map(str, sizes)), "optimizer": variant}
-        if not study.has(*who.values()):
-            outcomes = learn_all(
-                keys, jnp.array(BOUNDS), max_epochs, sizes=sizes, variant=variant
-            )
-            study.add(who | row for row in rows(outcomes))
+    jobs = list(itertools.product(ENCODERS, variants))
+    for sizes, (variant, *_) in tqdm.tqdm(jobs, unit="job"):
+        problem = "-".join(map(str, sizes))
+        if not study.has(problem, variant):
+            found = learn_all(keys, bounds, max_epochs, sizes=sizes, variant=variant)
+            cases = itertools.product([problem], [variant], BOUNDS, range(starts))
+            names = ["problem", "optimizer", "setting", "run"]
+            fields = {name: np.ravel(field) for name, field in found._asdict().items()}
+            study.add(pd.DataFrame(cases, columns=names).assign(**fields))
 
 
 if __name__ == "__main__":

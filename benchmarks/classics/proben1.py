@@ -28,6 +28,7 @@ PUBLISHED: dict[str, Any] = json.loads(
     Path(__file__).with_name("published.json").read_text()
 )
 ARCHITECTURES = "table_7_pivot_architectures"
+# That of the report comes first.
 VARIANTS = ("rprop-", "rprop+", "irprop-", "irprop+")
 STATED, INFERRED = "stated", "inferred"
 PROTOCOLS = {
@@ -46,21 +47,13 @@ MULTILAYER = dict.fromkeys(PROTOCOLS, VARIANTS[:1]) | {INFERRED: VARIANTS}
 
 
 class Table(NamedTuple):
-    """One of the report's tables.
+    """One of the report's tables."""
 
-    Attributes:
-      key: Its name in ``published.json``.
-      runs: The number of runs, each from weights of its own.
-      settings: How to train, and which variants.
-      hidden: Whether the networks have hidden layers.
-      shortcuts: Whether all layers before it feed a layer, or only the last one.
-    """
-
-    key: str
-    runs: int
-    settings: Mapping[str, Sequence[str]]
-    hidden: bool = False
-    shortcuts: bool = False
+    key: str  # Its name in ``published.json``.
+    runs: int  # Each from weights of its own.
+    settings: Mapping[str, Sequence[str]]  # How to train, and which variants.
+    hidden: bool = False  # Whether the networks have hidden layers.
+    shortcuts: bool = False  # Whether all layers before it feed a layer.
 
     @property
     def published(self) -> Mapping[str, Mapping[str, Sequence[float]]]:
@@ -110,17 +103,9 @@ def list_jobs() -> list[Job]:
 
 
 def hidden_sizes(problem: str) -> tuple[int, ...]:
-    """The sizes of the hidden layers that the report gives for a data set.
-
-    Raises:
-      ValueError: The output units are not linear.
-    """
+    """The sizes of the hidden layers that the report gives for a data set."""
     architecture = PUBLISHED[ARCHITECTURES][problem]
-    if architecture["output"] != "linear":
-        raise ValueError(
-            f"Output units must be linear, got {architecture['output']!r} for"
-            f" {problem}."
-        )
+    assert architecture["output"] == "linear"
     sizes = architecture["hidden_1"], architecture["hidden_2"]
     return tuple(size for size in sizes if size)
 
@@ -153,7 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train all jobs that are not there yet, as many at once as there are cores."""
     parser = cli.parser(__doc__, "classics")
     cli.add_data_dir(parser, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers")
     options = parser.parse_args(arguments)
     names = sorted({job.problem for job in list_jobs()})
     try:
@@ -165,12 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--data-dir: {error}")
     study = Study(options.output_dir, "proben1", Job._fields)
     jobs = [job for job in list_jobs() if not study.has(*job)]
-    root = jax.random.key(options.seed)
 
     def work(job: Job) -> None:
         runs = 2 if options.quick else TABLES[job.table].runs
         max_epochs = 20 if options.quick else MAX_EPOCHS
-        keys = jax.random.split(root, runs)
+        keys = jax.random.split(jax.random.key(0), runs)
         study.add(measure(job, data[job.problem], keys, max_epochs))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -9,10 +9,17 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from benchmarks.classics.encoders import BOUNDS
-from benchmarks.classics.proben1 import FIGURES, INFERRED, PROTOCOLS, STATED, TABLES
+from benchmarks.classics.proben1 import FIGURES, PROTOCOLS, TABLES, Job, list_jobs
 from benchmarks.common import plots, results
 from benchmarks.common.results import Frame
-from benchmarks.common.tables import in_order, markdown, number, pivot, report
+from benchmarks.common.tables import (
+    in_order,
+    markdown,
+    median_and_quartiles,
+    number,
+    pivot,
+    report,
+)
 
 RESULTS = Path(__file__).parent / "results"
 MARKERS = {"rprop-": "o", "rprop+": "s", "irprop-": "^", "irprop+": "v"}
@@ -24,13 +31,8 @@ MARKERS = {"rprop-": "o", "rprop+": "s", "irprop-": "^", "irprop+": "v"}
 def compare(rows: Frame) -> Frame:
     """Set measured means beside the published ones, where there are any.
 
-    Args:
-      rows: With the columns of ``proben1.csv``.
-
-    Returns:
-      These rows with the published mean and deviation, and the difference of the
-      means in standard deviations of a run (``apart_sd``) and in standard errors of
-      the difference (``apart_se``); both allow for the rounding of the published mean.
+    They differ by ``apart_sd`` standard deviations of a run, and by ``apart_se``
+    standard errors of the difference; both allow for the rounding of what is published.
     """
     published = [
         TABLES[table].published[problem].get(figure, (np.nan, np.nan))
@@ -50,23 +52,25 @@ def compare(rows: Frame) -> Frame:
 
 
 def _compared(folder: Path) -> Frame:
-    return compare(results.read(folder, "proben1"))
+    rows = compare(results.read(folder, "proben1"))
+    # As jobs run side by side, they end in any order.
+    places = {job: place for place, job in enumerate(list_jobs())}
+    jobs = rows[list(Job._fields)].apply(tuple, axis=1)
+    return rows.iloc[jobs.map(places).argsort(kind="stable")]
+
+
+def _reproduced(folder: Path) -> Frame:
+    """With the settings that reproduce the tables, which come first."""
+    rows = _compared(folder)
+    first = {name: next(iter(table.settings)) for name, table in TABLES.items()}
+    return rows[rows["setting"] == rows["table"].map(first)]
 
 
 def agreement(folder: Path = RESULTS) -> str:
     """How near measured and published figures are."""
     rows = {}
     groups = _compared(folder).groupby(["table", "setting", "optimizer"], sort=False)
-    order = [
-        (name, setting, variant)
-        for name, table in TABLES.items()
-        for setting in PROTOCOLS
-        for variant in table.settings.get(setting, ())
-    ]
-    for key in order:
-        if key not in groups.groups:
-            continue
-        found = groups.get_group(key)
+    for key, found in groups:
         deviations, errors = found["apart_sd"].abs(), found["apart_se"].abs()
         rows[", ".join(key)] = {
             "figures": len(found),
@@ -103,18 +107,13 @@ def figures(table: str, setting: str, folder: Path = RESULTS) -> str:
 def protocols(folder: Path = RESULTS) -> str:
     """How the networks are trained; the results have no part in it."""
     del folder
-    table = pd.DataFrame.from_dict(
-        {name: protocol._asdict() for name, protocol in PROTOCOLS.items()},
-        orient="index",
-    )
+    table = pd.DataFrame(PROTOCOLS.values(), list(PROTOCOLS))
     return markdown(table.map("{:g}".format).rename_axis("setting"))
 
 
 def headline_proben1(folder: Path = RESULTS) -> str:
     """How near the rule is that comes nearest, and the others."""
-    rows = _compared(folder)
-    linear = rows["table"].isin(["Table 3", "Table 4"])
-    rows = rows[rows["setting"] == np.where(linear, STATED, INFERRED)]
+    rows = _reproduced(folder)
     groups = (rows["apart_se"] ** 2).groupby(rows["optimizer"])
     apart = groups.mean().pow(0.5).sort_values()
     near, *others = (f"{value:.1f} for `{name}`" for name, value in apart.items())
@@ -126,12 +125,8 @@ def headline_proben1(folder: Path = RESULTS) -> str:
 
 def proben1_picture(folder: Path = RESULTS) -> Figure:
     """Epochs until the stop, measured over published."""
-    rows = _compared(folder)
-    rows = rows[(rows["figure"] == "total_epochs")]
-    first = {name: next(iter(table.settings)) for name, table in TABLES.items()}
-    rows = rows[rows["setting"] == rows["table"].map(first)]
-    order = {name: i for i, name in enumerate(TABLES)}
-    rows = rows.sort_values("table", key=lambda names: names.map(order), kind="stable")
+    rows = _reproduced(folder)
+    rows = rows[rows["figure"] == "total_epochs"]
     rows = rows.assign(label=rows["problem"] + ", " + rows["table"].str.lower())
     labels = in_order(rows, "label")
     picture = plots.figure(6, 0.8 + 0.19 * len(labels))
@@ -169,43 +164,29 @@ def encoders(folder: Path = RESULTS) -> str:
         learned, failed = found[found["learned"]], found[~found["learned"]]
         count = len(learned)
         interval = binomtest(count, len(found)).proportion_ci(method="wilson")
-        quartiles = learned["epochs"].quantile([0.25, 0.5, 0.75])
-        low, middle, high = (number(epochs, 4) for epochs in quartiles)
+        epochs = median_and_quartiles(learned["epochs"], 4)
         gradient_0 = f"{failed['unmoved'].mean():.0%}" if len(failed) else ""
         rows[f"{problem}, bound {bound:g}, {variant}"] = {
             "learned": f"{count} of {len(found)}",
             "rate, 95 %": f"{interval.low:.0%} to {interval.high:.0%}",
-            "epochs (quartiles)": f"{middle} ({low} to {high})" if count else "",
+            "epochs (quartiles)": epochs if count else "",
             "largest weight, failed": number(failed["largest_weight"].median()),
             "gradient 0, failed": gradient_0,
         }
     return markdown(pd.DataFrame.from_dict(rows, orient="index"))
 
 
-def learned(folder: Path = RESULTS) -> str:
-    """Starts that learned and their median epochs, one column a variant."""
-    runs = results.read(folder, "encoders")
-    keys = ["problem", "setting", "optimizer"]
-    counts = runs.groupby(keys, sort=False)["learned"].sum()
-    epochs = runs[runs["learned"]].groupby(keys)["epochs"].median()
-    texts = epochs.reindex(counts.index).map(lambda median: number(median, 3))
-    wide = (counts.astype(str) + ", " + texts).unstack(sort=False)
-    wide.index = [f"{problem}: {bound:g}" for problem, bound in wide.index]
-    return markdown(wide.rename_axis("`max_step_size`"))
-
-
 def headline_encoders(folder: Path = RESULTS) -> str:
     """How many starts learn the narrow encoder, with the usual and a lower bound."""
     runs = results.read(folder, "encoders")
     narrow = runs[runs["problem"] == in_order(runs, "problem")[-1]]
-    counts = narrow[narrow["optimizer"] == "irprop+"].groupby("setting")["learned"]
-    usual, lower = (BOUNDS[0], BOUNDS[2])
-    found = counts.agg(["sum", "size"])
-    encoder, starts = narrow["problem"].iloc[0], found.loc[usual, "size"]
+    ours = narrow[narrow["optimizer"] == "irprop+"]
+    counts = ours.groupby("setting")["learned"].sum()
+    usual, lower = BOUNDS[0], BOUNDS[2]
     return (
-        f"With `irprop+`, {found.loc[usual, 'sum']} of {starts} starts learn the"
-        f" {encoder} encoder with `max_step_size={usual:g}`, and"
-        f" {found.loc[lower, 'sum']} with {lower:g}."
+        f"With `irprop+`, {counts[usual]} of {len(ours) // len(counts)} starts learn"
+        f" the {narrow['problem'].iloc[0]} encoder with `max_step_size={usual:g}`, and"
+        f" {counts[lower]} with {lower:g}."
     )
 
 
@@ -219,7 +200,6 @@ SHOWN = (
         for setting in table.settings
     ),
     headline_encoders,
-    learned,
     encoders,
 )
 PICTURES = {"proben1": proben1_picture}

@@ -20,19 +20,13 @@ from benchmarks.common.data import Data, Split
 STRIP_LENGTH = 5
 MIN_PROGRESS = 0.1
 MAX_EPOCHS = 3000
-PLACES = 10
 
 
 class Network:
     """A multilayer network whose weights lie in one vector.
 
     Rprop treats every weight alike, and one array compiles and runs faster than many.
-
-    Args:
-      sizes: Of the layers, from inputs to outputs.
-      shortcuts: Whether all layers before it feed a layer, or only the last one.
-      hidden: The hidden units' activation function.
-      output: The output units' activation function.
+    Sizes are of the layers, from inputs to outputs; for shortcuts, see `networks`.
     """
 
     def __init__(
@@ -61,55 +55,28 @@ class Network:
 
 
 class Protocol(NamedTuple):
-    """What the report's series of runs differ in, apart from the network.
+    """What the report's series of runs differ in, apart from the network."""
 
-    Attributes:
-      max_weight: Initial weights are uniform between minus this and this.
-      min_step: The lower end of the uniform initial step sizes.
-      max_step: The upper end.
-      max_loss: The generalization loss, in percent, above which training stops.
-    """
-
-    max_weight: float
-    min_step: float
+    max_weight: float  # Initial weights are uniform between minus this and this.
+    min_step: float  # Initial step sizes are uniform between this and the next.
     max_step: float
-    max_loss: float
-
-
-def generalization_loss(error: Any, lowest_error: Any) -> Any:
-    """GL: by how many percent a validation error exceeds the lowest so far."""
-    return 100 * (error / lowest_error - 1)
-
-
-def training_progress(errors: Any) -> Any:
-    """P: by how many per mille a strip's mean training error exceeds its lowest."""
-    return 1000 * (errors.mean() / errors.min() - 1)
+    max_loss: float  # The generalization loss, in percent, above which training stops.
 
 
 class Run(NamedTuple):
-    """The state of one run after a strip; all but the first three have shape ().
-
-    Attributes:
-      weights: All weights, shape (weights,).
-      opt_state: The optimizer's state.
-      best_weights: The weights at the lowest validation error.
-      train_error: The lowest training error of any epoch.
-      validation_error: The lowest validation error of any strip's end.
-      generalization_loss: At the end of the strip.
-      progress: Of the strip.
-      total_epochs: Epochs trained.
-      relevant_epochs: Epochs up to the lowest validation error.
-    """
+    """The state of one run after a strip."""
 
     weights: jax.Array
     opt_state: Any
-    best_weights: jax.Array
-    train_error: jax.Array
-    validation_error: jax.Array
+    best_weights: jax.Array  # At the lowest validation error.
+    train_error: jax.Array  # The lowest of any epoch.
+    validation_error: jax.Array  # The lowest of any strip's end.
+    # GL: by how many percent the last validation error exceeds the lowest.
     generalization_loss: jax.Array
+    # P: by how many per mille the strip's mean training error exceeds its lowest.
     progress: jax.Array
     total_epochs: jax.Array
-    relevant_epochs: jax.Array
+    relevant_epochs: jax.Array  # Up to the lowest validation error.
 
 
 def start(
@@ -171,18 +138,11 @@ def train_strip(
         best_weights=jnp.where(improved, weights, run.best_weights),
         train_error=jnp.minimum(errors.min(), run.train_error),
         validation_error=lowest,
-        generalization_loss=generalization_loss(error, lowest),
-        progress=training_progress(errors),
+        generalization_loss=100 * (error / lowest - 1),
+        progress=1000 * (errors.mean() / errors.min() - 1),
         total_epochs=total_epochs,
         relevant_epochs=jnp.where(improved, total_epochs, run.relevant_epochs),
     )
-
-
-def has_stopped(run: Run, max_loss: Any, max_epochs: Any) -> jax.Array:
-    """Whether the report's rule ends a run."""
-    overfits = run.generalization_loss > max_loss
-    stalls = run.progress < MIN_PROGRESS
-    return overfits | stalls | (run.total_epochs >= max_epochs)
 
 
 def summarize(run: Run, network: Network, test: Data) -> dict[str, jax.Array]:
@@ -200,7 +160,7 @@ def summarize(run: Run, network: Network, test: Data) -> dict[str, jax.Array]:
     }
 
 
-@functools.partial(jax.jit, static_argnames=("sizes", "shortcuts", "variant", "places"))
+@functools.partial(jax.jit, static_argnames=("sizes", "shortcuts", "variant"))
 def train_all(
     keys: jax.Array,
     data: Split,
@@ -210,54 +170,24 @@ def train_all(
     sizes: tuple[int, ...],
     shortcuts: bool,
     variant: Any,
-    places: int = PLACES,
 ) -> dict[str, jax.Array]:
-    """All runs of one data set and variant in one program.
-
-    Args:
-      keys: One a run.
-      data: The data set, as JAX arrays.
-      protocol: Initialization and stopping rule.
-      max_epochs: Where training stops at the latest.
-      sizes: Of the layers, from inputs to outputs.
-      shortcuts: Whether all layers before it feed a layer, or only the last one.
-      variant: The rule.
-      places: How many runs train together; one that stops hands its place on.
-
-    Returns:
-      The report's figures, each of shape (runs,).
-    """
-    optimizer = optax_rprop.rprop(
-        eta_minus=0.5,
-        eta_plus=1.2,
-        min_step_size=0.0,
-        max_step_size=50.0,
-        variant=variant,
-    )
+    """The report's figures of all runs of one data set and variant, one a key."""
+    # Otherwise as the report says, and as by default.
+    optimizer = optax_rprop.rprop(min_step_size=0.0, variant=variant)
     network = Network(sizes, shortcuts=shortcuts)
 
-    def train(run: Run) -> Run:
-        return train_strip(run, network, optimizer, data)
+    def goes_on(run: Run) -> jax.Array:
+        overfits = run.generalization_loss > protocol.max_loss
+        stalls = run.progress < MIN_PROGRESS
+        return ~(overfits | stalls | (run.total_epochs >= max_epochs))
 
-    def stops(run: Run) -> jax.Array:
-        return has_stopped(run, protocol.max_loss, max_epochs)
-
-    def strip(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, Any, Any]:
-        runs, placed, waiting = carry
-        trained = jax.vmap(train)(jax.tree.map(lambda leaf: leaf[placed], runs))
-        # A place behind the last run computes what is then dropped.
-        runs = jax.tree.map(
-            lambda leaf, new: leaf.at[placed].set(new, mode="drop"), runs, trained
+    def train(key: jax.Array) -> dict[str, jax.Array]:
+        run = jax.lax.while_loop(
+            goes_on,
+            lambda run: train_strip(run, network, optimizer, data),
+            start(key, network, optimizer, protocol),
         )
-        stopped = jax.vmap(stops)(trained)
-        placed = jnp.where(stopped, waiting + jnp.cumsum(stopped) - 1, placed)
-        return runs, placed, waiting + stopped.sum()
+        return summarize(run, network, data.test)
 
-    runs = jax.vmap(lambda key: start(key, network, optimizer, protocol))(keys)
-    placed = jnp.arange(min(places, len(keys)))
-    runs, _, _ = jax.lax.while_loop(
-        lambda carry: (carry[1] < len(keys)).any(),
-        strip,
-        (runs, placed, jnp.asarray(placed.size)),
-    )
-    return jax.vmap(lambda run: summarize(run, network, data.test))(runs)
+    # One after the other, as runs differ much in length.
+    return jax.lax.map(train, keys)

@@ -51,7 +51,7 @@ def run_script(monkeypatch, precision):
     for name, optimizers_of in {
         "rivals.OPTIMIZERS": some,
         "rivals.TUNING_FREE": free,
-        "rivals.UNTUNED": (*some, *free),
+        "rivals.AT_DEFAULTS": (*some, *free),
         "insensitivity.CONTENDERS": (*some, *free),
     }.items():
         monkeypatch.setattr(f"benchmarks.full_batch.{name}", optimizers_of)
@@ -86,7 +86,7 @@ def test_quick_runs_and_their_report(topic, run_script, tmp_path):
     report = importlib.import_module(f"benchmarks.{topic}.report")
     shown = [*report.SHOWN, *report.PICTURES.values()]
     if topic == "classics":  # Nothing of Proben1 has been run.
-        shown = [report.headline_encoders, report.learned, report.encoders]
+        shown = [report.headline_encoders, report.encoders]
     for show in shown:
         assert show(tmp_path)
 
@@ -101,11 +101,9 @@ def test_without_torch(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("topic", "name", "arguments", "message"),
     [
-        ("speed", "step", ["--rounds", "1"], "--rounds: must be at least 2, got 1"),
         ("speed", "step", ["--sizes", "many"], "such as 1000 or 1e3, got 'many'"),
-        ("speed", "loop", ["--rounds", "1"], "--rounds: must be at least 2"),
-        ("full_batch", "insensitivity", ["--runs", "0"], "must be at least 1, got 0"),
-        ("eigenbasis", "studies", ["--only", "speed"], "invalid choice: 'speed'"),
+        ("speed", "step", ["--sizes", "1e3", "0"], "must be at least 1, got 0"),
+        ("full_batch", "rivals", ["--runs", "0"], "unrecognized arguments: --runs 0"),
         ("classics", "proben1", [], "required: --data-dir"),
     ],
 )
