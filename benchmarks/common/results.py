@@ -46,7 +46,6 @@ class Study:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._name, self._script = folder, name, script or name
-        self._start = time.perf_counter()
         self._lock = threading.Lock()
         self._done: set[tuple[str, ...]] = set()
         path = folder / f"{name}.csv"
@@ -93,7 +92,7 @@ class Study:
         scripts = json.loads(path.read_text()) if path.exists() else {}
         now = environment()
         runs = [run for run in scripts.get(self._script, []) if run["id"] != now["id"]]
-        minutes = (time.perf_counter() - self._start) / 60
+        minutes = (time.perf_counter() - _START) / 60
         scripts[self._script] = [*runs, now | {"minutes": round(minutes, 1)}]
         path.write_text(json.dumps(scripts, indent=1, sort_keys=True) + "\n")
 
@@ -115,6 +114,7 @@ def exists(folder: Path, name: str) -> bool:
     return (folder / f"{name}.csv").exists()
 
 
+_START = time.perf_counter()
 _ID = f"{datetime.datetime.now():%Y-%m-%dT%H:%M:%S}"
 
 

@@ -23,13 +23,13 @@ from benchmarks.common.results import Study
 from benchmarks.common.timing import Runner, interleave, repeated
 
 COPY, SGD, ADAM = "copy of the parameters", "optax.sgd", "optax.adam"
-DEFAULT = "irprop-"
+DEFAULT, MINIBATCH = "irprop-", "mini-batch Rprop"
 DEFAULTS = (DEFAULT,)
 # The size at which all variants run.
 DETAILED = 10**7
 EAGER, COMPILATION = "eager update, 8 leaves", "compilation, 300 leaves"
 # All optimizers of a problem hold their parameters and state at the same time.
-PEAK_BYTES = 120 + 15 * len(LAYOUTS)
+PEAK_BYTES = 130 + 15 * len(LAYOUTS)
 COMPILATIONS = 3
 
 
@@ -59,8 +59,13 @@ def optimizers(workload: Workload) -> Mapping[str, optax.GradientTransformation]
         ADAM: optax.adam(0.01),
         "optax.rprop": optax.rprop(0.01),
         **{name: optimizer for layouts in ours for name, optimizer in layouts.items()},
-        f"{DEFAULT}, split, on resolved signs": optax.chain(
-            optax_rprop.resolve_signs(lean=0), optax_rprop.rprop(skip_zero_grads=True)
+        f"{MINIBATCH}, packed": optax_rprop.minibatch_rprop(state_layout="packed"),
+        f"{MINIBATCH}, bfloat16, byte": optax_rprop.minibatch_rprop(
+            eta_minus=2**-0.5,
+            eta_plus=2**0.25,
+            min_step_size=1e-4,
+            statistics_dtype="bfloat16",
+            state_layout="byte",
         ),
     }
 
@@ -255,7 +260,11 @@ def main(arguments: list[str] | None = None) -> None:
         measure(workload, runners)
         del found, runners
         gc.collect()
-    compared = {ADAM: optax.adam(0.01), **by_layout(DEFAULT)}
+    compared = {
+        ADAM: optax.adam(0.01),
+        **by_layout(DEFAULT),
+        MINIBATCH: optax_rprop.minibatch_rprop(),
+    }
     for build, name, leaves, how in (
         (eager_runner, EAGER, 8, {}),
         (compile_runner, COMPILATION, 300, {"rounds": COMPILATIONS, "most_steps": 1}),
