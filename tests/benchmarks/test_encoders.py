@@ -1,5 +1,6 @@
 """The encoder benchmark, on tiny encoders, against plain NumPy."""
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,12 +64,7 @@ def slow_learn(key, size, bound, variant, max_epochs):
         epoch += 1
 
 
-SLOW = [
-    pytest.param(v, marks=pytest.mark.slow) for v in ("rprop-", "rprop+", "irprop-")
-]
-
-
-@pytest.mark.parametrize("variant", ["irprop+", *SLOW])
+@pytest.mark.parametrize("variant", checks.VARIANTS)
 def test_runs_equal_plain_numpy(x64, variant):
     """Success, epochs and weights of every start and bound, some of which fail."""
     keys = jax.random.split(jax.random.key(0), 6)

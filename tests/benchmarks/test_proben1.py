@@ -141,12 +141,7 @@ def slow_run(network, run, data, variant, protocol, max_epochs):
 
 @pytest.mark.parametrize(
     ("variant", "max_epochs"),
-    [
-        pytest.param("rprop-", 100, marks=pytest.mark.slow),
-        pytest.param("rprop+", 110, marks=pytest.mark.slow),
-        pytest.param("irprop-", 75, marks=pytest.mark.slow),
-        ("irprop+", 70),
-    ],
+    [("rprop-", 100), ("rprop+", 110), ("irprop-", 75), ("irprop+", 70)],
 )
 def test_runs_equal_plain_numpy(x64, variant, max_epochs, noisy_classes):
     """Every figure of every run, whichever way it ends."""
