@@ -261,8 +261,14 @@ def fitted_on_one_device(variant, state_layout, steps):
     return params, optax_rprop.get_rprop_state(state)
 
 
+@pytest.fixture
+def fitted(options):
+    """What is fitted on one device; asked for before `mesh`, it knows of no mesh."""
+    return fitted_on_one_device(**options, steps=12)
+
+
 @each_configuration_on_a_mesh
-def test_averaged_gradients_under_shard_map(mesh, options):
+def test_averaged_gradients_under_shard_map(fitted, mesh, options):
     """Each device sees its part of the data; loss and gradients are averaged."""
     optimizer = rprop(**EXACT_SETTINGS, **options)
     params, inputs, targets = regression()
@@ -295,7 +301,7 @@ def test_averaged_gradients_under_shard_map(mesh, options):
 
     params, state = run(params, state, inputs, targets)
     actual = params, optax_rprop.get_rprop_state(state)
-    assert_identical(actual, fitted_on_one_device(**options, steps=12))
+    assert_identical(actual, fitted)
 
 
 # ----------------------------------------------------------------------------
