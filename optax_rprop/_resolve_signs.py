@@ -72,7 +72,7 @@ def resolve_signs(
     1.5       0.532                     29.2                10.3
     ========= ========================= =================== ====================
 
-    Pure noise is resolved, falsely or not, after 25 gradients in the mean at the
+    Noise of one size is resolved, falsely or not, after 25 gradients in the mean at the
     threshold of 1.2. Once R has settled, 5 equal gradients resolve a sign; the first
     of all signs takes 2.
 

@@ -21,7 +21,7 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-# The rules are tested in every layout, all else in the default one by default.
+# By default, the rules are tested in every layout, and all else in the default one.
 IN_EVERY_LAYOUT = {"test_rules.py"}
 LEFT_TO_CI = {
     "test_devices.py",

@@ -33,7 +33,8 @@ def add_data_dir(options: argparse.ArgumentParser, *, required: bool = False) ->
         "--data-dir",
         type=Path,
         required=required,
-        help="folder with the .dt files of Proben1; without it, they are left out",
+        help="folder with the .dt files of Proben1"
+        + ("" if required else "; without it, they are left out"),
     )
 
 

@@ -192,10 +192,7 @@ def valley_picture(folder: Path = RESULTS) -> Figure:
     picture = plots.figure(6, 3.4)
     axes = picture.subplots()
     for name, line in rows.groupby("optimizer", sort=False):
-        style = plots.style(str(name))
-        if name == "irprop+ in_eigenbasis":
-            style["color"] = "#D55E00"
-        axes.plot(line["evaluations"], line["loss"], **style)
+        axes.plot(line["evaluations"], line["loss"], **plots.style(str(name)))
     axes.set(yscale="log", xlabel="evaluations of loss and gradient", ylabel="loss")
     axes.set_title("Rotated quadratic, 30 dimensions, condition 10,000")
     axes.legend()

@@ -37,7 +37,7 @@ def summary(folder: Path = RESULTS) -> str:
             table[f"{name} ({tidy.count(part)})"] = tidy.ratios(part, part)
     frame = pd.DataFrame(table).map("{:.2f}".format)
     for name, part in (("held out", held_out), ("all", rows)):
-        title = f"ours better / undecided / worse, {name}"
+        title = f"{OURS} better / undecided / worse, {name}"
         frame[title] = tidy.ours_judged(part)
     return markdown(frame.rename_axis("optimizer"))
 
@@ -109,8 +109,9 @@ def sign_tests(folder: Path = RESULTS) -> str:
     return markdown(wide.rename_axis("threshold, decay"))
 
 
-def false_at_most() -> str:
+def false_at_most(folder: Path = RESULTS) -> str:
     """How many decisions may be false if step sizes are to grow."""
+    del folder  # It is a formula.
     factors = DEFAULTS["eta_minus"], DEFAULTS["eta_plus"]
     most = 1 - signs.threshold(*factors, "irprop-")
     return f"Step sizes can grow where fewer than {100 * most:.1f} % are false."
@@ -216,6 +217,7 @@ SHOWN = (
     ablations,
     precision,
     sign_tests,
+    false_at_most,
     inside,
     problems,
     batch_size_report.headline,

@@ -1,6 +1,6 @@
 """The results as data frames, how differences are judged, and the tables of both.
 
-In all frames, a row is a run of a contest, and a column the test errors of an
+In most frames, a row is a run of a contest, and a column the test errors of an
 optimizer.
 """
 
@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks.common import results
 from benchmarks.common.results import Frame
-from benchmarks.common.tables import in_order, markdown
+from benchmarks.common.tables import bold_lowest, in_order, markdown
 from benchmarks.minibatch.methods import ADAM, OURS
 from benchmarks.minibatch.problems import DEVELOPED_ON
 from benchmarks.minibatch.train import STEPS
@@ -34,7 +34,6 @@ def read(folder: Path, name: str) -> Frame:
 def contests(folder: Path) -> Frame:
     """Those of the study, in the order of problems and batches."""
     rows = read(folder, "contests")
-    rows = rows[rows["measure"] == "test_error"].drop(columns="measure")
     places = {str(size): i for i, size in enumerate(STEPS)}
     names = in_order(results.read(folder, "problems"), "problem")
     order = {name: i for i, name in enumerate(names)}
@@ -114,8 +113,7 @@ def errors_table(rows: Frame) -> str:
     contests = rows.groupby(["problem", "batch"], sort=False)
     means, spread = contests.mean(), contests.sem()
     texts = means.map("{:.2f}".format) + " (" + spread.map("{:.2f}".format) + ")"
-    lowest = means.eq(means.min(axis=1), axis=0)
-    table = texts.where(~lowest, "**" + texts + "**")
+    table = bold_lowest(texts, means)
     table.index = [", ".join(contest) for contest in table.index]
     return markdown(table.rename_axis("problem, batch"))
 

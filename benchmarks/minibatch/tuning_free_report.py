@@ -56,7 +56,7 @@ def summary(folder: Path = RESULTS) -> str:
             table[f"{group} ({count(rows)})"] = ratios(rows, rows)
             table[f"{group}, average"] = ratios(averages, rows)
     frame = pd.DataFrame(table).map("{:.2f}".format)
-    title = "ours better / undecided / worse, held out and unseen"
+    title = f"{OURS} better / undecided / worse, held out and unseen"
     frame[title] = tidy.ours_judged(_not_chosen_on(parts[ITERATE]))
     return markdown(frame)
 
