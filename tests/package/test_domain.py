@@ -93,7 +93,9 @@ def run(loss, dtype, **options):
 
 @each_layout
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.once), "float64"]
+)
 def test_never_outside_twice_in_a_row(x64, dtype, loss, state_layout):
     """In 200 problems from six first steps each, and the loss falls."""
     values = run(loss, dtype, variant="irprop+", state_layout=state_layout)

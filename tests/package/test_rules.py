@@ -135,7 +135,7 @@ def test_equals_plain_python(x64, variant, state_layout, nan):
 @pytest.mark.parametrize(
     ("layouts", "settings"),
     [
-        (("split", "packed"), {}),
+        pytest.param(("split", "packed"), {}, marks=pytest.mark.once),
         (LAYOUTS, {**checks.SETTINGS, "min_step_size": 2.0**-20, "max_step_size": 8.0}),
     ],
     ids=["defaults", "powers of two"],
