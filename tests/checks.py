@@ -62,7 +62,11 @@ CONFIGURATIONS = [
     for state_layout in LAYOUTS
 ]
 # Each variant but one and each layout. The others run in CI.
-REPRESENTATIVE = ("irprop--split", "rprop+-packed", "irprop+-byte")
+REPRESENTATIVE = [
+    {"variant": "irprop-", "state_layout": "split"},
+    {"variant": "rprop+", "state_layout": "packed"},
+    {"variant": "irprop+", "state_layout": "byte"},
+]
 
 
 def name_of(options):
@@ -70,16 +74,16 @@ def name_of(options):
     return "-".join(options.values())
 
 
+def configuration(options, *more):
+    """A parameter set of a configuration and what else varies, with name and mark."""
+    marks = [] if options in REPRESENTATIVE else pytest.mark.once
+    return pytest.param(
+        options, *more, id="-".join([name_of(options), *more]), marks=marks
+    )
+
+
 each_configuration = pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(
-            options,
-            id=name_of(options),
-            marks=[] if name_of(options) in REPRESENTATIVE else pytest.mark.once,
-        )
-        for options in CONFIGURATIONS
-    ],
+    "options", [configuration(options) for options in CONFIGURATIONS]
 )
 
 

@@ -17,6 +17,7 @@ import optax_rprop
 RATES = np.logspace(-6, 1, 15).tolist()
 """The settings of all of them: seven decades in steps of the root of ten."""
 
+# Always this one object: as a key, a NaN is found by identity alone.
 NO_SETTING = np.nan
 
 # A byte needs factors that are powers of one base.

@@ -20,8 +20,8 @@ from checks import (
     REPRESENTATIVE,
     VARIANTS,
     assert_identical,
+    configuration,
     each_configuration,
-    name_of,
     rprop,
 )
 from compat import shard_map, use_mesh
@@ -54,14 +54,9 @@ KINDS = ("Explicit", "Auto")
 each_configuration_on_a_mesh = pytest.mark.parametrize(
     ("options", "mesh"),
     [
-        pytest.param(options, kind, id=f"{name_of(options)}-{kind}", marks=marks)
+        configuration(options, kind)
         for options in CONFIGURATIONS
-        for kinds, marks in [
-            (KINDS, [])
-            if name_of(options) in REPRESENTATIVE
-            else (KINDS[:1], pytest.mark.once)
-        ]
-        for kind in kinds
+        for kind in (KINDS if options in REPRESENTATIVE else KINDS[:1])
     ],
     indirect=["mesh"],
 )
@@ -313,8 +308,7 @@ def test_two_processes_reach_the_result_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    tested = [c for c in CONFIGURATIONS if name_of(c) in REPRESENTATIVE]
-    names = ["/".join(options.values()) for options in tested]
+    names = ["/".join(options.values()) for options in REPRESENTATIVE]
     script = Path(two_processes.__file__)
     outputs = [tmp_path / f"{process_id}.npz" for process_id in range(2)]
     logs = [output.with_suffix(".log") for output in outputs]
@@ -343,7 +337,7 @@ def test_two_processes_reach_the_result_of_one(tmp_path):
 
     for output in outputs:
         results = np.load(output)
-        for name, options in zip(names, tested, strict=True):
+        for name, options in zip(names, REPRESENTATIVE, strict=True):
             expected = fitted_on_one_device(**options, steps=two_processes.STEPS)
             leaves = jax.tree.leaves(expected)
             actual = [results[f"{name}/{i}"] for i in range(len(leaves))]
