@@ -19,7 +19,7 @@ from optax_rprop._resolve_signs import resolve_signs
 from optax_rprop._rule import Variant
 from optax_rprop._transform import scale_by_rprop
 
-__version__ = "0.3.1"
+__version__ = "0.3.2"
 
 __all__ = [
     "ByteRpropState",

@@ -113,8 +113,9 @@ def resolve_leaf(
     up, down = up.astype(dtype), down.astype(dtype)
     # An infinity counts as the largest number, and is resolved at once.
     finite = jnp.finfo(dtype if len(memory) == 2 else jnp.bfloat16).max.astype(dtype)
-    # All that was seen has decayed to 0, and a rest of the sum is no evidence.
-    faded = (largest == 0) & jnp.isfinite(known)
+    # All that was seen has decayed to 0, and a rest of the sum is no evidence. On GPU,
+    # unlike CPU, it would stay among the subnormal numbers, where rounding decides.
+    faded = (largest < jnp.finfo(dtype).tiny) & jnp.isfinite(known)
     sums = jnp.where(faded, zeros, jnp.clip(sums, -finite, finite))
     overflows = jnp.abs(sums) == finite
     squares = (norms * up) ** 2 + (sizes * up) ** 2
@@ -127,7 +128,7 @@ def resolve_leaf(
     bound = bound * jnp.asarray(1 - 16 * jnp.finfo(dtype).eps, dtype)
     resolved = ((sums * up) ** 2 >= bound**2 * squares) & (sums != 0) | overflows
     # Large gradients that cancel must not leave an infinity behind.
-    norms = jnp.minimum(jnp.sqrt(squares) * down, finite)
+    norms = jnp.where(faded, zeros, jnp.minimum(jnp.sqrt(squares) * down, finite))
     # The sign of a norm is a flag, and 0 has none.
     flagged = -jnp.maximum(norms, jnp.finfo(dtype).tiny)
     norms = jnp.where(resolved, flagged, norms)

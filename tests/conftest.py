@@ -60,6 +60,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def cpu_devices():
+    """Eight CPU devices stand in for any; single arrays lie on the first."""
+    devices = jax.devices("cpu")
+    assert len(devices) == 8
+    with jax.default_device(devices[0]):
+        yield devices
+
+
+@pytest.fixture
 def precision():
     """Takes back the precision that a script sets."""
     yield

@@ -23,6 +23,7 @@ from benchmarks.common.tables import (
 from benchmarks.eigenbasis.run import TOLERANCES
 
 RESULTS = Path(__file__).parent / "results"
+H100 = RESULTS / "h100"
 EIGENBASIS = "eigenbasis"
 ORDER = (EIGENBASIS, "irprop+", "L-BFGS", "Adam", "Muon", "SOAP")
 KINDS = ("full matrix", "Kronecker")

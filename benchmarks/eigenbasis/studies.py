@@ -231,8 +231,13 @@ STUDIES = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Do the studies that are not there yet."""
-    options = cli.parser(__doc__, "eigenbasis").parse_args(arguments)
-    for name, (parts, key, double) in tqdm.tqdm(STUDIES.items(), unit="study"):
+    parser = cli.parser(__doc__, "eigenbasis")
+    parser.add_argument(
+        "--studies", nargs="+", choices=STUDIES, default=list(STUDIES), help="which"
+    )
+    options = parser.parse_args(arguments)
+    for name in tqdm.tqdm(options.studies, unit="study"):
+        parts, key, double = STUDIES[name]
         jax.config.update("jax_enable_x64", double)
         study = Study(options.output_dir, name, key, script="studies")
         for where, rows in parts(quick=options.quick):

@@ -10,11 +10,11 @@ from benchmarks.common.optimizers import LAYOUTS
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import markdown, median_and_quartiles, number, report
 from benchmarks.speed import loop
-from benchmarks.speed.step import ADAM, COMPILATION, COPY, DETAILED, EAGER, SGD
+from benchmarks.speed.step import ADAM, COMPILATION, COPY, EAGER, SGD
 
 RESULTS = Path(__file__).parent / "results"
+H100 = RESULTS / "h100"
 CALLS = (EAGER, COMPILATION)
-_DETAILED = f"{DETAILED:,}"
 
 
 def _steps(folder: Path) -> Frame:
@@ -34,28 +34,27 @@ def _size_order(times: Frame) -> list[str]:
     return list(sizes["problem"])
 
 
-def _optimizer_order(folder: Path) -> list[str]:
-    """As the costs list them, which are not shuffled."""
-    costs = results.read(folder, "step_costs").groupby("problem")["optimizer"]
-    return list(costs.get_group(costs.size().idxmax()))
+def _facts(folder: Path) -> Frame:
+    """What is known of the problem that most optimizers ran on, in their order."""
+    facts = results.read(folder, "step_costs")
+    counts = facts["problem"].value_counts(sort=False)
+    return facts[facts["problem"] == counts.idxmax()].set_index("optimizer")
 
 
 def steps(folder: Path = RESULTS) -> str:
     """Median milliseconds of all optimizers on all problems."""
     times = _steps(folder)
     wide = 1e3 * times.pivot_table("seconds", "optimizer", "problem", "median")
-    wide = wide.loc[_optimizer_order(folder), _size_order(times)]
+    wide = wide.loc[_facts(folder).index, _size_order(times)]
     return markdown(wide.map(number).rename_axis(index="ms"))
 
 
 def costs(folder: Path = RESULTS) -> str:
     """All that is known about one size."""
+    facts = _facts(folder)
+    problem = facts["problem"].iloc[0]
     times = _steps(folder)
-    sizes = _size_order(times)
-    problem = _DETAILED if _DETAILED in sizes else sizes[-1]
     times = times[times["problem"] == problem]
-    facts = results.read(folder, "step_costs")
-    facts = facts[facts["problem"] == problem].set_index("optimizer")
     medians = times.groupby("optimizer")["seconds"].median()
     moved = times["parameters"].iloc[0] * floor_bytes(facts) / medians
     shares = moved / moved[[COPY, SGD]].max()
@@ -126,9 +125,8 @@ def loops(folder: Path = RESULTS) -> str:
 
 def headline_step(folder: Path = RESULTS) -> str:
     """The ratios that matter most."""
-    ratios = times_adam(_steps(folder))
-    problem = _DETAILED if _DETAILED in ratios else ratios.index[0][0]
-    found = ratios[problem]
+    problem = _facts(folder)["problem"].iloc[0]
+    found = times_adam(_steps(folder))[problem]
     ours = [
         f"{found[f'irprop-, {layout}']:.2f} (`{layout}`)" for layout in sorted(LAYOUTS)
     ]
@@ -160,7 +158,7 @@ def step_picture(folder: Path = RESULTS) -> Figure:
     groups = times.groupby(["optimizer", "parameters"])["seconds"]
     quartiles = groups.quantile([0.25, 0.5, 0.75]).unstack()
     everywhere = times["parameters"].nunique()
-    for name in _optimizer_order(folder):
+    for name in _facts(folder).index:
         found = quartiles.loc[name]
         if len(found) < everywhere:
             continue

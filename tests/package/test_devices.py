@@ -38,6 +38,8 @@ from workloads import (
 
 import optax_rprop
 
+pytestmark = pytest.mark.usefixtures("cpu_devices")
+
 COLLECTIVE = re.compile(
     r"all-reduce|all-gather|all-to-all|reduce-scatter|collective|send|recv"
 )
@@ -62,21 +64,12 @@ each_configuration_on_a_mesh = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def on_cpu():
-    """Eight CPU devices stand in for any; single arrays lie on the first."""
-    with jax.default_device(jax.devices("cpu")[0]):
-        yield
-
-
 @pytest.fixture(params=KINDS)
-def mesh(request):
+def mesh(request, cpu_devices):
     """Eight devices in two dimensions; who decides on shardings is the parameter."""
     kind = getattr(jax.sharding.AxisType, request.param)
-    devices = jax.devices("cpu")[:8]
-    assert len(devices) == 8
     mesh = jax.make_mesh(
-        (4, 2), ("data", "model"), axis_types=(kind, kind), devices=devices
+        (4, 2), ("data", "model"), axis_types=(kind, kind), devices=cpu_devices
     )
     with use_mesh(mesh):
         yield mesh

@@ -216,12 +216,13 @@ def test_trips_no_debugging_flag(state_layout):
         ("Explicit", True, "byte"),
     ],
 )
-def test_leaves_sharded_each_its_own_way(axis_type, jit, state_layout):
+def test_leaves_sharded_each_its_own_way(cpu_devices, axis_type, jit, state_layout):
     """A summary over leaves whose shardings differ."""
     if not hasattr(jax, "set_mesh"):
         pytest.skip("Explicit axes of this version of JAX are not complete")
+    kind = jax.sharding.AxisType[axis_type]
     mesh = jax.make_mesh(
-        (4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType[axis_type],) * 2
+        (4, 2), ("x", "y"), axis_types=(kind, kind), devices=cpu_devices
     )
     specs = {"w": ("x", "y"), "v": (None, "x"), "b": ("y",)}
     params = {

@@ -738,14 +738,13 @@ def test_lowers_for_devices_that_are_not_there():
 @pytest.mark.parametrize(
     ("kind", "full_matrix"), [("Auto", False), ("Explicit", False), ("Explicit", True)]
 )
-def test_sharded_run_follows_the_unsharded(x64, kind, full_matrix):
+def test_sharded_run_follows_the_unsharded(x64, cpu_devices, kind, full_matrix):
     """Where types carry shardings, all lies as before, and the bases everywhere."""
     if kind == "Explicit" and not hasattr(jax.sharding, "reshard"):
         pytest.skip("Explicit axes of this version of JAX are not complete")
     axis_type = getattr(jax.sharding.AxisType, kind)
-    devices = jax.devices("cpu")[:4]
     mesh = jax.make_mesh(
-        (2, 2), ("data", "model"), axis_types=(axis_type,) * 2, devices=devices
+        (2, 2), ("data", "model"), axis_types=(axis_type,) * 2, devices=cpu_devices[:4]
     )
     shardings = {
         "matrix": NamedSharding(mesh, PartitionSpec("data", "model")),

@@ -418,9 +418,9 @@ def test_ways_to_run_it_agree(statistics_dtype):
 
 
 @each_precision
-def test_sharding_is_kept(statistics_dtype):
+def test_sharding_is_kept(statistics_dtype, cpu_devices):
     """State and updates lie where the parameters lie, and are the same numbers."""
-    mesh = jax.make_mesh((8,), ("devices",))
+    mesh = jax.make_mesh((8,), ("devices",), devices=cpu_devices)
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     tx = resolve_signs(1.2, 0.95, 0.3, statistics_dtype=statistics_dtype)
     # The root mean square of a shard is another than that of the whole.
@@ -446,7 +446,7 @@ def test_sharding_is_kept(statistics_dtype):
         assert leaf.sharding.is_equivalent_to(sharding, 1)
 
 
-def test_compiles_once_and_in_place():
+def test_compiles_once_and_in_place(cpu_devices):
     """One trace serves all steps, donated memory is used again, no copy is made."""
     tx = minibatch_rprop()
     traces = []
@@ -457,14 +457,13 @@ def test_compiles_once_and_in_place():
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    with jax.default_device(jax.devices("cpu")[0]):
-        params = {"a": jnp.ones(1000), "b": jnp.ones(1000)}
-        grads = jax.tree.map(jnp.copy, params)
-        carry = params, tx.init(params)
-        for _ in range(3):
-            given = jax.tree.leaves(carry)
-            carry = step(*carry, grads)
-            assert all(leaf.is_deleted() for leaf in given)
+    params = {"a": jnp.ones(1000), "b": jnp.ones(1000)}
+    grads = jax.tree.map(jnp.copy, params)
+    carry = params, tx.init(params)
+    for _ in range(3):
+        given = jax.tree.leaves(carry)
+        carry = step(*carry, grads)
+        assert all(leaf.is_deleted() for leaf in given)
     assert len(traces) == 1
 
 
