@@ -30,11 +30,11 @@ LEFT_TO_CI = {
     "test_eigenbasis.py",
     "test_minibatch_rprop.py",
     "test_performance.py",
-    "test_rivals.py",
 }
 ONCE = {
     "test_examples.py",
     "test_mutations.py",
+    "test_rivals.py",
     "test_science_examples.py",
     "test_train_minibatch.py",
 }

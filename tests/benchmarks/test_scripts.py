@@ -57,12 +57,15 @@ def run_script(monkeypatch, precision):
         monkeypatch.setattr(f"benchmarks.full_batch.{name}", optimizers_of)
     # Users have no strict promotion; for all threads, as some scripts work in several.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
+    # Nearly all of the time of a quick run is that of XLA.
+    jax.config.update("jax_disable_most_optimizations", True)
 
     def run(topic, name, *arguments):
         module = importlib.import_module(f"benchmarks.{topic}.{name}")
         module.main([*map(str, arguments)])
 
     yield run
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 

@@ -146,7 +146,13 @@ def execute_elsewhere(file, namespaces, folder):
     return [Outcome(*outcome) for outcome in json.loads(results.read_text())]
 
 
-@pytest.mark.parametrize("name", MARKDOWN)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.once if "LIBRARIES" in name else [])
+        for name in MARKDOWN
+    ],
+)
 def test_blocks_run(name, tmp_path):
     """Each ends without an error, and without a warning on the reader's screen.
 
