@@ -2,13 +2,16 @@
 
 import concurrent.futures
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common.optimizers import Optimizer
 from benchmarks.common.problems import Problem
-from benchmarks.full_batch.descend import Run, Runner
+from benchmarks.full_batch.descend import Run, Trace, descend
 
 
 class Bout:
@@ -33,7 +36,7 @@ class Bout:
         self._watch, self._target = watch, target
         self.runs: dict[tuple[str, float, int], Run] = {}
         """By optimizer, setting and number."""
-        self._runners: dict[str, Runner] = {}
+        self._descents: dict[str, Callable[..., Trace]] = {}
         self._lowest: dict[int, float] = {}
         problem.start(0)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -41,14 +44,24 @@ class Bout:
 
     def enter(self, optimizer: Optimizer) -> None:
         """Compile one more optimizer."""
-        self._runners[optimizer.name] = Runner(
-            self.problem, optimizer, self.budget, watch=self._watch
-        )
+        descent = descend(self.problem, optimizer, self.budget, watch=self._watch)
+        self._descents[optimizer.name] = jax.jit(descent)
+        self._descend(optimizer.name, 0.01, run=0, target=np.inf)
+
+    def _descend(self, name: str, setting: float, run: int, target: float) -> Run:
+        dtype, start = self.problem.dtype, self.problem.start(run)
+        limits = jnp.asarray(setting, dtype), start, jnp.asarray(target, dtype)
+        arguments = jax.block_until_ready((*limits, self.problem.data))
+        begun = time.perf_counter()
+        trace = jax.block_until_ready(self._descents[name](*arguments))
+        seconds = time.perf_counter() - begun
+        made = np.asarray(trace.evaluations) > 0
+        return Run(jax.tree.map(lambda leaf: np.asarray(leaf)[made], trace), seconds)
 
     def run(self, name: str, setting: float, run: int) -> Run:
         """The run of an optimizer, made once."""
         if (name, setting, run) not in self.runs:
-            made = self._runners[name](setting, run, self._target)
+            made = self._descend(name, setting, run, self._target)
             self.keep(name, setting, run, made)
         return self.runs[name, setting, run]
 

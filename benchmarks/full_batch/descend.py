@@ -1,6 +1,5 @@
 """One loop that runs every optimizer on every problem."""
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -110,25 +109,3 @@ class Run(NamedTuple):
         evaluations = self.trace.evaluations[reached[0]]
         total = self.trace.evaluations[-1]
         return float(evaluations), float(self.seconds * evaluations / total)
-
-
-class Runner:
-    """An optimizer on a problem, compiled once for all settings and runs."""
-
-    def __init__(
-        self, problem: Problem, optimizer: Optimizer, budget: int, *, watch: bool
-    ) -> None:
-        self._problem = problem
-        self._descend = jax.jit(descend(problem, optimizer, budget, watch=watch))
-        self(0.01, run=0, target=np.inf)  # Compiles.
-
-    def __call__(self, setting: float, run: int, target: float = -np.inf) -> Run:
-        """Run to the target, or until the budget is spent."""
-        dtype, start = self._problem.dtype, self._problem.start(run)
-        limits = jnp.asarray(setting, dtype), start, jnp.asarray(target, dtype)
-        arguments = jax.block_until_ready((*limits, self._problem.data))
-        begun = time.perf_counter()
-        trace = jax.block_until_ready(self._descend(*arguments))
-        seconds = time.perf_counter() - begun
-        made = np.asarray(trace.evaluations) > 0
-        return Run(jax.tree.map(lambda leaf: np.asarray(leaf)[made], trace), seconds)
