@@ -150,15 +150,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study = Study(options.output_dir, "proben1", Job._fields)
     jobs = [job for job in list_jobs() if not study.has(*job)]
 
-    def work(job: Job) -> None:
+    def work(job: Job) -> list[Any]:
         runs = 2 if options.quick else TABLES[job.table].runs
         max_epochs = 20 if options.quick else MAX_EPOCHS
         keys = jax.random.split(jax.random.key(0), runs)
-        study.add(measure(job, data[job.problem], keys, max_epochs))
+        return measure(job, data[job.problem], keys, max_epochs)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in tqdm.tqdm(pool.map(work, jobs), total=len(jobs), unit="job"):
-            pass
+        for rows in tqdm.tqdm(pool.map(work, jobs), total=len(jobs), unit="job"):
+            study.add(rows)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from benchmarks.classics.encoders import BOUNDS
-from benchmarks.classics.proben1 import FIGURES, PROTOCOLS, TABLES, Job, list_jobs
+from benchmarks.classics.proben1 import FIGURES, PROTOCOLS, TABLES
 from benchmarks.common import plots, results
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import (
-    in_order,
     markdown,
     median_and_quartiles,
     number,
@@ -51,17 +50,9 @@ def compare(rows: Frame) -> Frame:
     )
 
 
-def _compared(folder: Path) -> Frame:
-    rows = compare(results.read(folder, "proben1"))
-    # As jobs run side by side, they end in any order.
-    places = {job: place for place, job in enumerate(list_jobs())}
-    jobs = rows[list(Job._fields)].apply(tuple, axis=1)
-    return rows.iloc[jobs.map(places).argsort(kind="stable")]
-
-
 def _reproduced(folder: Path) -> Frame:
     """With the settings that reproduce the tables, which come first."""
-    rows = _compared(folder)
+    rows = compare(results.read(folder, "proben1"))
     first = {name: next(iter(table.settings)) for name, table in TABLES.items()}
     return rows[rows["setting"] == rows["table"].map(first)]
 
@@ -69,7 +60,8 @@ def _reproduced(folder: Path) -> Frame:
 def agreement(folder: Path = RESULTS) -> str:
     """How near measured and published figures are."""
     rows = {}
-    groups = _compared(folder).groupby(["table", "setting", "optimizer"], sort=False)
+    compared = compare(results.read(folder, "proben1"))
+    groups = compared.groupby(["table", "setting", "optimizer"], sort=False)
     for key, found in groups:
         deviations, errors = found["apart_sd"].abs(), found["apart_se"].abs()
         rows[", ".join(key)] = {
@@ -86,7 +78,7 @@ def agreement(folder: Path = RESULTS) -> str:
 
 def figures(table: str, setting: str, folder: Path = RESULTS) -> str:
     """Every published figure of a table beside those of all variants."""
-    rows = _compared(folder)
+    rows = compare(results.read(folder, "proben1"))
     rows = rows[(rows["table"] == table) & (rows["setting"] == setting)]
     names = rows["problem"] + ", " + rows["figure"].str.replace("_", " ")
 
@@ -128,7 +120,7 @@ def proben1_picture(folder: Path = RESULTS) -> Figure:
     rows = _reproduced(folder)
     rows = rows[rows["figure"] == "total_epochs"]
     rows = rows.assign(label=rows["problem"] + ", " + rows["table"].str.lower())
-    labels = in_order(rows, "label")
+    labels = list(rows["label"].unique())
     picture = plots.figure(6, 0.8 + 0.19 * len(labels))
     axes = picture.subplots()
     for variant, marker in MARKERS.items():
@@ -179,7 +171,7 @@ def encoders(folder: Path = RESULTS) -> str:
 def headline_encoders(folder: Path = RESULTS) -> str:
     """How many starts learn the narrow encoder, with the usual and a lower bound."""
     runs = results.read(folder, "encoders")
-    narrow = runs[runs["problem"] == in_order(runs, "problem")[-1]]
+    narrow = runs[runs["problem"] == runs["problem"].iloc[-1]]
     ours = narrow[narrow["optimizer"] == "irprop+"]
     counts = ours.groupby("setting")["learned"].sum()
     usual, lower = BOUNDS[0], BOUNDS[2]

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +45,6 @@ class Study:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._name, self._script = folder, name, script or name
-        self._lock = threading.Lock()
         self._done: set[tuple[str, ...]] = set()
         path = folder / f"{name}.csv"
         if path.exists():
@@ -68,23 +66,22 @@ class Study:
         frame: Frame = pd.DataFrame(rows)
         if frame.empty:
             return
-        with self._lock:
-            if path.exists():
-                columns = list(pd.read_csv(path, nrows=0).columns)
-                if sorted(columns) != sorted(frame.columns):
-                    raise ValueError(
-                        f"{path} has the columns {columns}, and not"
-                        f" {list(frame.columns)}; move it away and run again."
-                    )
-                frame = frame[columns]
-            frame.to_csv(
-                path,
-                mode="a",
-                header=not path.exists(),
-                index=False,
-                float_format=f"%.{DIGITS}g",
-            )
-            self._describe()
+        if path.exists():
+            columns = list(pd.read_csv(path, nrows=0).columns)
+            if sorted(columns) != sorted(frame.columns):
+                raise ValueError(
+                    f"{path} has the columns {columns}, and not"
+                    f" {list(frame.columns)}; move it away and run again."
+                )
+            frame = frame[columns]
+        frame.to_csv(
+            path,
+            mode="a",
+            header=not path.exists(),
+            index=False,
+            float_format=f"%.{DIGITS}g",
+        )
+        self._describe()
 
     def _describe(self) -> None:
         """Write the environment of this run behind those of earlier ones."""

@@ -18,11 +18,8 @@ Picture = Callable[[Path], Figure]
 
 def markdown(frame: Frame) -> str:
     """A table: the index to the left, all else to the right."""
-    table = frame.to_markdown(
-        disable_numparse=True, colalign=["left"] + ["right"] * frame.shape[1]
-    )
-    assert table is not None
-    return table
+    align = ["left"] + ["right"] * frame.shape[1]
+    return str(frame.to_markdown(disable_numparse=True, colalign=align))
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -93,15 +90,10 @@ def median_costs(costs: Frame, text: Callable[[float], str] = number) -> Frame:
     return bold_lowest(cells.fillna(""), medians)
 
 
-def in_order(frame: Frame, column: str) -> list:
-    """The values of a column as they first come."""
-    return list(dict.fromkeys(frame[column]))
-
-
 def pivot(frame: Frame, rows: str, columns: str, values: str) -> Frame:
     """One value a row and column; both stay in the order in which they first come."""
     wide = frame.pivot(index=rows, columns=columns, values=values)
-    wide = wide.loc[in_order(frame, rows), in_order(frame, columns)]
+    wide = wide.loc[frame[rows].unique(), frame[columns].unique()]
     return wide.rename_axis(columns=None)
 
 

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from benchmarks.common import plots, results
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import (
-    in_order,
     markdown,
     median_costs,
     number,
@@ -92,18 +91,13 @@ def fractions(
     return performance_profile(wide.reindex(names))
 
 
-def _names(runs: Frame, order: Sequence[str] = ORDER) -> list[str]:
-    ran = set(runs.index.get_level_values("optimizer"))
-    return [name for name in order if name in ran]
-
-
 def profiles(tolerance: str, cost: str, folder: Path = RESULTS) -> str:
     """Cheapest / within twice the cheapest / solved, tuned and not, %."""
     runs = load(folder, tolerance)
     # SOAP's time is that of PyTorch and of carrying gradients over to it.
-    names = [n for n in _names(runs) if cost == "evaluations" or n != "SOAP"]
+    names = [name for name in ORDER if cost == "evaluations" or name != "SOAP"]
     one = one_setting(runs)
-    table = {"the one rate": one[names].replace(0, np.nan).map(number)}
+    table = {"the one rate": one.reindex(names).replace(0, np.nan).map(number)}
     choices = {"tuned to each": tuned(runs), "one rate": with_settings(runs, one)}
     for title, rows in choices.items():
         for group in GROUPS:
@@ -132,7 +126,7 @@ def headline(folder: Path = RESULTS) -> str:
     """How many starts are solved with one setting for all problems."""
     runs = load(folder, TOLERANCES[1])
     rows = with_settings(runs, one_setting(runs))
-    found = [fractions(rows, group, _names(runs)) for group in GROUPS]
+    found = [fractions(rows, group, ORDER) for group in GROUPS]
 
     def both(name: str, ratio: float) -> str:
         known, new = (percents.loc[name, ratio] for percents in found)
@@ -151,9 +145,9 @@ def evaluations(group: str, tolerance: str, folder: Path = RESULTS) -> str:
     runs = load(folder, tolerance)
     rows = with_settings(runs, one_setting(runs).drop(EIGENBASIS))
     cells = median_costs(measured(rows, group), "{:.0f}".format)
-    problems = in_order(results.read(folder, "runs_problems"), "problem")
+    problems = results.read(folder, "runs_problems")["problem"]
     problems = [problem for problem in problems if problem in cells.index]
-    names = _names(rows, (*KINDS, *ORDER[1:]))
+    names = (*KINDS, *ORDER[1:])
     return markdown(cells.reindex(problems, columns=names, fill_value=""))
 
 

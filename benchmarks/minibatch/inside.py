@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 import optax_rprop
 from benchmarks.common.problems import Problem
@@ -25,13 +26,10 @@ SIGN_TESTS = (
 MEANS = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0], np.float32)
 
 
-def _flat(tree: Any) -> jax.Array:
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-
-
 def resolved_signs(state: optax_rprop.ResolveSignsState) -> jax.Array:
     """The signs that the last step resolved, 0 elsewhere."""
-    return jnp.where(_flat(state.grad_norms) < 0, jnp.sign(_flat(state.grad_sums)), 0)
+    (norms, _), (sums, _) = map(ravel_pytree, (state.grad_norms, state.grad_sums))
+    return jnp.where(norms < 0, jnp.sign(sums), 0)
 
 
 def look_inside(problem: Problem, size: int, steps: int, runs: int) -> Rows:
@@ -57,13 +55,13 @@ def look_inside(problem: Problem, size: int, steps: int, runs: int) -> Rows:
             grads = batch_gradient(params, numbers)
             updates, state = optimizer.update(grads, state, params)
             resolved = jnp.sum(resolved_signs(state[0]) != 0)
-            fraction = resolved / jnp.maximum(jnp.sum(_flat(grads) != 0), 1)
+            fraction = resolved / jnp.maximum(jnp.sum(ravel_pytree(grads)[0] != 0), 1)
             return (optax.apply_updates(params, updates), state), fraction
 
         def interval(carry: Any, numbers: jax.Array) -> tuple[Any, Any]:
             carry, fractions = jax.lax.scan(step, carry, numbers[:-1])
-            true = _flat(gradient(carry[0], data))
-            raw = _flat(batch_gradient(carry[0], numbers[-1]))
+            true = ravel_pytree(gradient(carry[0], data))[0]
+            raw = ravel_pytree(batch_gradient(carry[0], numbers[-1]))[0]
             carry, _ = step(carry, numbers[-1])
             signs = resolved_signs(carry[1][0])
             return carry, {

@@ -52,19 +52,11 @@ def describe(setting: Setting) -> str:
 
 def _rate(setting: Any, steps: int) -> optax.Schedule:
     """The learning rate, constant or on its way to 0 along a cosine."""
-    cosine = optax.cosine_decay_schedule(1.0, steps)
-    return lambda count: (
-        setting["rate"] * jnp.where(setting["cosine"] > 0, cosine(count), 1.0)
-    )
+    lowest = 1 - setting["cosine"]
+    return optax.cosine_decay_schedule(setting["rate"], steps, alpha=lowest)
 
 
-def probabilistic_rprop(
-    max_step_size: jax.typing.ArrayLike,
-    learning_rate: float = 0.01,
-    min_step_size: float = 1e-9,
-    eta_plus: float = 1.2,
-    decay: float = 0.99,
-) -> optax.GradientTransformation:
+def probabilistic_rprop(max_step_size: Any) -> optax.GradientTransformation:
     """Probabilistic RPROP (Zadaianchuk), with soft steps, from its description.
 
     The variance of the gradient comes from bias-corrected moving averages. With
@@ -75,6 +67,7 @@ def probabilistic_rprop(
     The state: how many steps were made; moving averages of gradients and of their
     squares, step sizes, and probabilities of a positive sign.
     """
+    learning_rate, min_step_size, eta_plus, decay = 0.01, 1e-9, 1.2, 0.99
 
     def init_fn(params: optax.Params) -> Any:
         fields = (0.0, 0.0, learning_rate, 0.5)

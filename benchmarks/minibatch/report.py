@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.common import plots, results
-from benchmarks.common.tables import in_order, markdown, number, pivot, report
+from benchmarks.common.tables import markdown, number, pivot, report
 from benchmarks.minibatch import batch_size_report, signs, tidy
 from benchmarks.minibatch import tuning_free_report as tuning_free
 from benchmarks.minibatch.methods import ADAM, DEFAULTS, OURS
@@ -169,7 +169,7 @@ def headline(folder: Path = RESULTS) -> str:
 def picture(folder: Path = RESULTS) -> Figure:
     """Test error over that of tuned Adam, over batch size, one panel a problem."""
     rows = tidy.with_errors(folder)
-    names = in_order(rows.reset_index(), "problem")
+    names = rows.index.unique("problem")
     columns = min(4, len(names))
     lines = -(-len(names) // columns)
     figure = plots.figure(2.5 * columns, 2 * lines + 0.6)

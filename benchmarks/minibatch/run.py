@@ -77,19 +77,21 @@ def run_parts(parts: Sequence[Part], folder: Path, script: str, *, quick: bool) 
         for name in {part.study for part in parts}
     }
 
-    def run(part: Part) -> None:
+    def run(part: Part) -> dict[str, list[Any]]:
         _, rows = runs_and_rows(part.problem.data)
         size = rows if part.batch == FULL else part.batch
         steps = 2 * CHECKPOINTS if quick else STEPS[part.batch]
         where = {"problem": part.problem.name, "batch": part.batch}
-        for table, found in part.measure(part.problem, size, steps).items():
-            studies[part.study].add([where | row for row in found], table)
+        found = part.measure(part.problem, size, steps)
+        return {name: [where | row for row in rows] for name, rows in found.items()}
 
     missing = [p for p in parts if not studies[p.study].has(p.problem.name, p.batch)]
     # Training many small networks at once keeps hardly more than one core busy.
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        for _ in tqdm(pool.map(run, missing), total=len(missing), unit="part"):
-            pass
+        done = zip(missing, pool.map(run, missing), strict=True)
+        for part, tables in tqdm(done, total=len(missing), unit="part"):
+            for table, rows in tables.items():
+                studies[part.study].add(rows, table)
 
 
 def list_problems(

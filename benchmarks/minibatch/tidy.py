@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks.common import results
 from benchmarks.common.results import Frame
-from benchmarks.common.tables import bold_lowest, in_order, markdown
+from benchmarks.common.tables import bold_lowest, markdown
 from benchmarks.minibatch.methods import ADAM, OURS
 from benchmarks.minibatch.problems import DEVELOPED_ON
 from benchmarks.minibatch.train import STEPS
@@ -35,7 +35,7 @@ def contests(folder: Path) -> Frame:
     """Those of the study, in the order of problems and batches."""
     rows = read(folder, "contests")
     places = {str(size): i for i, size in enumerate(STEPS)}
-    names = in_order(results.read(folder, "problems"), "problem")
+    names = results.read(folder, "problems")["problem"]
     order = {name: i for i, name in enumerate(names)}
     return rows.sort_values(
         ["problem", "batch"],

@@ -45,9 +45,8 @@ def photographs(side: int = 12) -> Data:
     patches = []
     for image in images:
         gray = image.mean(axis=-1)
-        height, width = gray.shape[0] // side, gray.shape[1] // side
-        cut = gray[: height * side, : width * side].reshape(height, side, width, side)
-        patches.append(cut.swapaxes(1, 2).reshape(-1, side, side))
+        windows = np.lib.stride_tricks.sliding_window_view(gray, (side, side))
+        patches.append(windows[::side, ::side].reshape(-1, side, side))
     pixels = np.concatenate(patches) / 255 - 0.5
     turns = np.random.default_rng(0).integers(0, 4, len(pixels))
     turned = [np.rot90(*pair) for pair in zip(pixels, turns, strict=True)]

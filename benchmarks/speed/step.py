@@ -25,9 +25,6 @@ from benchmarks.common.timing import Runner, interleave, repeated
 COPY, SGD, ADAM = "copy of the parameters", "optax.sgd", "optax.adam"
 DEFAULT, MINIBATCH = "irprop-", "mini-batch Rprop"
 DEFAULTS = (DEFAULT,)
-# The size at which all variants run: that at which memory, and nothing else, counts.
-DETAILED = {"cpu": 10**7}
-DETAILED_ELSEWHERE = 10**8
 EAGER, COMPILATION = "eager update, 8 leaves", "compilation, 300 leaves"
 # All optimizers of a problem hold their parameters and state at the same time.
 PEAK_BYTES = 130 + 15 * len(LAYOUTS)
@@ -237,7 +234,8 @@ def main(arguments: list[str] | None = None) -> None:
         study.add(where | row for row in rows)
 
     all_variants = tuple(variant.name for variant in VARIANTS)
-    detailed = DETAILED.get(jax.default_backend(), DETAILED_ELSEWHERE)
+    # The size at which memory, and nothing else, counts.
+    detailed = 10**7 if jax.default_backend() == "cpu" else 10**8
     sizes = options.sizes or [10**n for n in range(3, 4 if quick else 9)]
     workloads = [
         Workload(f"{size:,}", [(size,)], all_variants if size == detailed else DEFAULTS)
