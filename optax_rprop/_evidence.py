@@ -113,9 +113,10 @@ def resolve_leaf(
     up, down = up.astype(dtype), down.astype(dtype)
     # An infinity counts as the largest number, and is resolved at once.
     finite = jnp.finfo(dtype if len(memory) == 2 else jnp.bfloat16).max.astype(dtype)
+    tiny = jnp.finfo(dtype).tiny
     # All that was seen has decayed to 0, and a rest of the sum is no evidence. On GPU,
     # unlike CPU, it would stay among the subnormal numbers, where rounding decides.
-    faded = (largest < jnp.finfo(dtype).tiny) & jnp.isfinite(known)
+    faded = (largest < tiny) & jnp.isfinite(known)
     sums = jnp.where(faded, zeros, jnp.clip(sums, -finite, finite))
     overflows = jnp.abs(sums) == finite
     squares = (norms * up) ** 2 + (sizes * up) ** 2
@@ -130,7 +131,7 @@ def resolve_leaf(
     # Large gradients that cancel must not leave an infinity behind.
     norms = jnp.where(faded, zeros, jnp.minimum(jnp.sqrt(squares) * down, finite))
     # The sign of a norm is a flag, and 0 has none.
-    flagged = -jnp.maximum(norms, jnp.finfo(dtype).tiny)
+    flagged = -jnp.maximum(norms, tiny)
     norms = jnp.where(resolved, flagged, norms)
     memory = (sums, norms) if len(memory) == 2 else _pack(sums, norms)
     # Read from the new memory, so that XLA does not do the test again.

@@ -50,9 +50,13 @@ def compare(rows: Frame) -> Frame:
     )
 
 
+def _compared(folder: Path) -> Frame:
+    return compare(results.read(folder, "proben1"))
+
+
 def _reproduced(folder: Path) -> Frame:
     """With the settings that reproduce the tables, which come first."""
-    rows = compare(results.read(folder, "proben1"))
+    rows = _compared(folder)
     first = {name: next(iter(table.settings)) for name, table in TABLES.items()}
     return rows[rows["setting"] == rows["table"].map(first)]
 
@@ -60,8 +64,7 @@ def _reproduced(folder: Path) -> Frame:
 def agreement(folder: Path = RESULTS) -> str:
     """How near measured and published figures are."""
     rows = {}
-    compared = compare(results.read(folder, "proben1"))
-    groups = compared.groupby(["table", "setting", "optimizer"], sort=False)
+    groups = _compared(folder).groupby(["table", "setting", "optimizer"], sort=False)
     for key, found in groups:
         deviations, errors = found["apart_sd"].abs(), found["apart_se"].abs()
         rows[", ".join(key)] = {
@@ -78,7 +81,7 @@ def agreement(folder: Path = RESULTS) -> str:
 
 def figures(table: str, setting: str, folder: Path = RESULTS) -> str:
     """Every published figure of a table beside those of all variants."""
-    rows = compare(results.read(folder, "proben1"))
+    rows = _compared(folder)
     rows = rows[(rows["table"] == table) & (rows["setting"] == setting)]
     names = rows["problem"] + ", " + rows["figure"].str.replace("_", " ")
 

@@ -127,7 +127,9 @@ def cost(*, quick: bool) -> Rows:
             }
 
 
-def update_cost(optimizer: Any, size: int, repeats: int) -> tuple[float, int]:
+def update_cost(
+    optimizer: optax.GradientTransformation, size: int, repeats: int
+) -> tuple[float, int]:
     """The least seconds of an update of a square matrix, and the bytes of the state."""
     optimizer = optax.with_extra_args_support(optimizer)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -174,7 +176,9 @@ def minibatch(*, quick: bool) -> Rows:
         }
 
 
-def trainer(problem: Problem, tx: Any, batch: int, epochs: int) -> Callable[..., Any]:
+def trainer(
+    problem: Problem, tx: optax.GradientTransformation, batch: int, epochs: int
+) -> Callable[..., Any]:
     """Of a run's number: the training loss and the error on the test rows."""
     data, error = problem.data, problem.error
     assert error is not None
@@ -224,7 +228,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Do the studies that are not there yet."""
     parser = cli.parser(__doc__, "eigenbasis")
     parser.add_argument(
-        "--studies", nargs="+", choices=STUDIES, default=list(STUDIES), help="which"
+        "--studies",
+        nargs="+",
+        choices=STUDIES,
+        default=list(STUDIES),
+        help="those to do",
     )
     options = parser.parse_args(arguments)
     for name in tqdm.tqdm(options.studies, unit="study"):

@@ -56,7 +56,9 @@ def _rate(setting: Any, steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(setting["rate"], steps, alpha=lowest)
 
 
-def probabilistic_rprop(max_step_size: Any) -> optax.GradientTransformation:
+def probabilistic_rprop(
+    max_step_size: jax.typing.ArrayLike,
+) -> optax.GradientTransformation:
     """Probabilistic RPROP (Zadaianchuk), with soft steps, from its description.
 
     The variance of the gradient comes from bias-corrected moving averages. With

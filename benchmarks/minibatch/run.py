@@ -82,8 +82,8 @@ def run_parts(parts: Sequence[Part], folder: Path, script: str, *, quick: bool) 
         size = rows if part.batch == FULL else part.batch
         steps = 2 * CHECKPOINTS if quick else STEPS[part.batch]
         where = {"problem": part.problem.name, "batch": part.batch}
-        found = part.measure(part.problem, size, steps)
-        return {name: [where | row for row in rows] for name, rows in found.items()}
+        tables = part.measure(part.problem, size, steps)
+        return {name: [where | row for row in found] for name, found in tables.items()}
 
     missing = [p for p in parts if not studies[p.study].has(p.problem.name, p.batch)]
     # Training many small networks at once keeps hardly more than one core busy.
