@@ -105,6 +105,8 @@ def resolve_leaf(
     # Read from the new memory, so that XLA does not do the test again.
     sums, norms = _unpack(memory)
     emitted = jnp.where(norms < 0, sums, zeros)
-    # A sum of finite gradients may exceed what a dtype of low precision can hold.
-    largest = jnp.finfo(grads.dtype).max.astype(dtype)
-    return jnp.clip(emitted, -largest, largest).astype(grads.dtype), memory
+    if jnp.finfo(grads.dtype).bits < jnp.finfo(dtype).bits:
+        # A sum of finite gradients may exceed what their dtype can hold.
+        largest = jnp.finfo(grads.dtype).max.astype(dtype)
+        emitted = jnp.clip(emitted, -largest, largest)
+    return emitted.astype(grads.dtype), memory
