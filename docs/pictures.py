@@ -22,6 +22,7 @@ import optax_rprop
 
 START, INITIAL_STEP_SIZE, UPDATES = -0.6, 0.1, 12
 SIGNS_AT = -0.85
+SIGN = {"fontsize": 13, "ha": "center", "va": "center"}
 SAME, CHANGED, NEUTRAL = "#2f86c9", "#d9711a", "#7a8088"
 STYLE = {
     "axes.edgecolor": NEUTRAL,
@@ -86,7 +87,7 @@ def picture(variant: optax_rprop.Variant, file: Path) -> None:
         above.plot((i, i + 1), ends, "--" if undone else "-", color=colour, linewidth=2)
         above.plot(i, ends[0], "o", color=colour, markersize=5)
         sign = "+" if path.signs[i] > 0 else "\N{MINUS SIGN}"
-        above.text(i, SIGNS_AT, sign, color=colour, ha="center", va="center")
+        above.text(i, SIGNS_AT, sign, color=colour, **SIGN)
     above.plot(UPDATES, path.points[-1], "o", color=NEUTRAL, markersize=5)
     above.set(ylabel="parameter", ylim=(-1, 0.25))
     above.set_yticks((SIGNS_AT, -0.5, 0), ("sign", "\N{MINUS SIGN}0.5", "0"))
