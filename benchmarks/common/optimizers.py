@@ -61,7 +61,6 @@ OPTIMIZERS = (
     Optimizer("Lion", lambda rate: optax.lion(rate, weight_decay=0.0)),
     LBFGS,
 )
-TORCH = "torch.optim.Rprop"
 
 # What was made to need no tuning, at the defaults of its library. That of mechanized
 # Adam is its documentation's: a rate of 1.
