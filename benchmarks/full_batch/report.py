@@ -171,11 +171,12 @@ def headline_baselines(folder: Path = RESULTS) -> str:
         found = [solved[tuning].loc[optimizer, np.inf] for tuning in TUNINGS]
         return "{:.0f}, {:.0f} and {:.0f} %".format(*found)
 
+    starts = _costs(folder, DEFAULT, tolerance, "evaluations").unstack(1).shape[0]
     return (
         f"To a tolerance of {tolerance:g}: with nothing tuned, tuned to each problem,"
         f" and with one setting tuned over all, `irprop-` solves {three('irprop-')} of"
-        f" all starts, Adam {three('Adam')}, L-BFGS {three('L-BFGS')}; tuned to each,"
-        f" L-BFGS is the cheapest on {solved[EACH].loc['L-BFGS', 1]:.0f} %."
+        f" {starts} starts, Adam {three('Adam')}, L-BFGS {three('L-BFGS')}; tuned to"
+        f" each, L-BFGS is the cheapest on {solved[EACH].loc['L-BFGS', 1]:.0f} %."
     )
 
 

@@ -197,10 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
         Workload(f"{size:,}", [(size,)], all_variants if size == detailed else DEFAULTS)
         for size in sizes
     ]
-    leaves, width = (5, 8) if quick else (200, 64)
-    shape = (width, width)
-    name = f"{leaves} leaves of {width} x {width}"
-    for workload in (*workloads, Workload(name, [shape] * leaves)):
+    if not quick:
+        workloads.append(Workload("200 leaves of 64 x 64", [(64, 64)] * 200))
+    for workload in workloads:
         if study.has(workload.name):
             continue
         if workload.size * PEAK_BYTES > available_bytes():

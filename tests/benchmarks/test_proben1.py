@@ -142,10 +142,10 @@ def slow_run(network, run, data, variant, protocol, max_epochs):
 
 @pytest.mark.parametrize(
     ("variant", "max_epochs"),
-    [("rprop-", 100), ("rprop+", 110), ("irprop-", 75), ("irprop+", 70)],
+    [("rprop-", 100), ("irprop+", 70)],
 )
 def test_runs_equal_plain_numpy(x64, variant, max_epochs, noisy_classes):
-    """Every figure of every run, whichever way it ends."""
+    """Every figure of every run, whichever way it ends, of two of the variants."""
     parts = noisy_classes((40, 16, 20), inputs=3, outputs=2, seed=1)
     data = Split(*({"inputs": x, "targets": t} for x, t in parts))
     keys = jax.random.split(jax.random.key(1), 7)

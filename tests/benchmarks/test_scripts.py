@@ -1,4 +1,4 @@
-"""Every script runs in its quick form, and its report reads what it wrote."""
+"""Every script runs in its quick form, and writes what its report reads."""
 
 import importlib
 import json
@@ -27,8 +27,6 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = sorted(BENCHMARKS.glob("*/*.py"))
 # The eigenbasis runs on the problems of the full batch, in their loop.
 BORROWED = {"eigenbasis": {"full_batch"}}
-# All run through the same code, and each takes seconds to compile.
-SOME = {"irprop-", "Adam", "L-BFGS"}
 
 
 def test_all_scripts_are_run():
@@ -45,13 +43,12 @@ def test_all_scripts_are_run():
 @pytest.fixture
 def run_script(monkeypatch, precision):
     """A function that runs a script in this process: imports cost as much as runs."""
-    some = [o for o in optimizers.OPTIMIZERS if o.name in SOME]
-    baselines = "benchmarks.full_batch.baselines"
-    monkeypatch.setattr(f"{baselines}.OPTIMIZERS", some)
-    monkeypatch.setattr(f"{baselines}.TUNING_FREE", ())
-    bounded = importlib.import_module(baselines).BOUNDED
-    monkeypatch.setattr(f"{baselines}.AT_DEFAULTS", (*some, bounded))
-    monkeypatch.setattr("benchmarks.full_batch.insensitivity.CONTENDERS", some)
+    # All run through the same code, and each takes seconds to compile.
+    one = [o for o in optimizers.OPTIMIZERS if o.name == "irprop-"]
+    for name in ("OPTIMIZERS", "AT_DEFAULTS"):
+        monkeypatch.setattr(f"benchmarks.full_batch.baselines.{name}", one)
+    monkeypatch.setattr("benchmarks.full_batch.baselines.TUNING_FREE", ())
+    monkeypatch.setattr("benchmarks.full_batch.insensitivity.CONTENDERS", one)
     # Users have no strict promotion; for all threads, as some scripts work in several.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     # Nearly all of the time of a quick run is that of XLA.
@@ -67,11 +64,8 @@ def run_script(monkeypatch, precision):
 
 
 @pytest.mark.parametrize("topic", SCRIPTS)
-def test_quick_runs_and_their_report(topic, run_script, tmp_path):
-    """A smoke run leaves tidy CSV files and its environment; a second adds nothing.
-
-    All tables and pictures can be made of them.
-    """
+def test_quick_runs_write_what_reports_read(topic, run_script, tmp_path):
+    """A smoke run leaves the kept results' files, with their columns; a second none."""
     for name in SCRIPTS[topic]:
         options = (topic, name, "--quick", "--output-dir", tmp_path)
         run_script(*options)
@@ -79,13 +73,16 @@ def test_quick_runs_and_their_report(topic, run_script, tmp_path):
         before = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
         run_script(*options)
         assert before == {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
-    for path in tmp_path.glob("*.csv"):
-        rows = pd.read_csv(path)
+    kept = BENCHMARKS / topic / "results"
+    written = {path.name for path in tmp_path.glob("*.csv")}
+    if kept.exists():  # A source distribution has no results.
+        assert written == {path.name for path in kept.glob("*.csv")}
+    for name in written:
+        rows = pd.read_csv(tmp_path / name)
         assert len(rows)
         assert not np.isinf(rows.select_dtypes("number").to_numpy()).any()
-    report = importlib.import_module(f"benchmarks.{topic}.report")
-    for show in (*report.SHOWN, *report.PICTURES.values()):
-        assert show(tmp_path)
+        if kept.exists():
+            assert set(rows) <= set(pd.read_csv(kept / name, nrows=0))
 
 
 def test_without_torch(monkeypatch, capsys):
