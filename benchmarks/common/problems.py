@@ -1,4 +1,4 @@
-"""What is minimized: a loss with its data."""
+"""Problems: a loss with its data."""
 
 import dataclasses
 import functools

@@ -26,7 +26,7 @@ ORDER = (EIGENBASIS, "irprop+", "L-BFGS", "Adam", "Muon")
 KINDS = ("full matrix", "Kronecker")
 GROUPS = ("development", "unseen")
 TUNING_RUN = 0
-# Of the libraries; what has no setting, has 0.
+# Of the libraries; 0 for those without a setting.
 DEFAULTS = dict.fromkeys((EIGENBASIS, *KINDS, "irprop+"), 0.01)
 DEFAULTS |= {"L-BFGS": 0, "Adam": 0.001}
 

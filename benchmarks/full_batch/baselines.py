@@ -92,7 +92,7 @@ def choose(bouts: Sequence[Bout], grid: Sequence[float]) -> Iterator[Choice]:
 
 
 def measure(choice: Choice, run: int) -> dict[str, Any]:
-    """What a chosen setting took from a start."""
+    """The cost of a chosen setting from a start."""
     tuning, tolerance, bout, name, setting = choice
     evaluations, seconds = bout.cost(name, setting, run, tolerance)
     how = {"tuning": tuning, "tolerance": tolerance, "problem": bout.problem.name}

@@ -1,4 +1,4 @@
-"""Several optimizers on one problem, and what each took to solve it."""
+"""Several optimizers on one problem, and the cost of each to solve it."""
 
 import concurrent.futures
 import os

@@ -46,7 +46,7 @@ def descend(
             searched = optax.tree.get(state, "info").num_linesearch_steps
             return value, grads, searched + jnp.where(known, 0, 1)
 
-        def goes_on(carry: Any) -> jax.Array:
+        def continues(carry: Any) -> jax.Array:
             _, _, _, i, stopped, _ = carry
             return ~stopped & (i < budget)
 
@@ -78,7 +78,7 @@ def descend(
         trace = Trace(jnp.zeros(budget, jnp.int32), losses)
         state = transformation.init(params)
         start = params, state, zero, zero, jnp.asarray(False), trace
-        return jax.lax.while_loop(goes_on, step, start)[-1]
+        return jax.lax.while_loop(continues, step, start)[-1]
 
     return run
 

@@ -49,7 +49,7 @@ def means(rows: Frame) -> Frame:
 def ratios(rows: Frame, adam: Frame) -> Frame:
     """The geometric mean over tasks of errors over those of tuned Adam.
 
-    NaN for what did not run on all of them.
+    NaN for optimizers that did not run on all of them.
     """
     wide = means(rows).div(means(adam)[ADAM], axis=0)
     return np.exp(np.log(wide).mean(skipna=False))
@@ -109,7 +109,7 @@ def summary(folder: Path = RESULTS) -> str:
 
 
 def plain(folder: Path = RESULTS) -> str:
-    """What becomes of plain Rprop, by batch size."""
+    """The errors of plain Rprop, by batch size."""
     rows = read(folder)
     rows = rows[rows[PLAIN].notna()]
     found = []

@@ -50,7 +50,7 @@ ITERATE, AVERAGE = EVALUATED = ("iterate", "average")
 
 
 class Part(NamedTuple):
-    """What is run, or skipped, at a time.
+    """The part of a study that is run, or skipped, at a time.
 
     Attributes:
       study: Names the file of results.
@@ -113,7 +113,7 @@ def batch_sizes(problem: Problem) -> Sequence[Any]:
 
 
 def problem_row(problem: Problem, group: str) -> dict[str, Any]:
-    """What the reader must know about a problem."""
+    """The facts of a problem for the reader."""
     params = jax.eval_shape(problem.init, jax.random.key(0))
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
     row = {"problem": problem.name, "group": group}

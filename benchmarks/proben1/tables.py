@@ -48,7 +48,7 @@ class Table(NamedTuple):
     """One of the report's tables."""
 
     key: str  # Its name in ``published.json``.
-    runs: int  # Each from weights of its own.
+    runs: int  # Each from other weights.
     settings: Mapping[str, Sequence[str]]  # How to train, and which variants.
     hidden: bool = False  # Whether the networks have hidden layers.
     shortcuts: bool = False  # Whether all layers before it feed a layer.

@@ -173,14 +173,14 @@ def train_all(
     optimizer = optax_rprop.rprop(min_step_size=0.0, variant=variant)
     network = Network(sizes, shortcuts=shortcuts)
 
-    def goes_on(run: Run) -> jax.Array:
+    def continues(run: Run) -> jax.Array:
         overfits = run.generalization_loss > protocol.max_loss
         stalls = run.progress < MIN_PROGRESS
         return ~(overfits | stalls | (run.total_epochs >= max_epochs))
 
     def train(key: jax.Array) -> dict[str, jax.Array]:
         run = jax.lax.while_loop(
-            goes_on,
+            continues,
             lambda run: train_strip(run, network, optimizer, data),
             start(key, network, optimizer, protocol),
         )

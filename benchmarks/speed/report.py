@@ -1,4 +1,4 @@
-"""Tables and the picture of what a step costs."""
+"""Tables and the picture of the cost of a step."""
 
 from pathlib import Path
 

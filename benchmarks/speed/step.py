@@ -31,7 +31,7 @@ PEAK_BYTES = 130 + 15 * len(LAYOUTS)
 
 
 class Workload(NamedTuple):
-    """What one step updates."""
+    """The parameters that one step updates."""
 
     name: str
     shapes: list[tuple[int, ...]]  # Of the parameters, all float32.
@@ -81,7 +81,7 @@ def jit_step(optimizer: optax.GradientTransformation) -> Any:
 def step_runner(
     optimizer: optax.GradientTransformation, grads: list[jax.Array]
 ) -> tuple[Runner, dict[str, float]]:
-    """Steps from the initial state, and what is known about one without a clock."""
+    """Steps from the initial state, and the costs of one that need no clock."""
     params = jax.tree.map(jnp.zeros_like, grads)
     state = optimizer.init(params)
     value = jnp.zeros(())
