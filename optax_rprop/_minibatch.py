@@ -35,8 +35,8 @@ def minibatch_rprop(
 
     Why `rprop` fails: let successive signs be right with probability q, independently,
     and :math:`x = q (1 - q)`. In the long run, a step size of ``irprop-`` grows if
-    :math:`(1 - 3 x) \log \eta^+ + x \log \eta^- > 0`, which with its default factors
-    takes q above 0.821. In a mini-batch, most signs are right less often, and step
+    :math:`(1 - 3 x) \log \eta^+ + x \log \eta^- > 0`, which requires q > 0.821 with its
+    default factors. In a mini-batch, most signs are right less often, and step
     sizes shrink.
 
     Recommended use: keep the defaults, pass the parameters to ``update``, and evaluate
