@@ -169,7 +169,10 @@ def resolve_signs(
             return weights
         mask = lean_mask(params) if callable(lean_mask) else lean_mask
         try:
-            leans = jax.tree.leaves(jax.tree.broadcast(mask, params))
+            # A prefix holds for all that is below it.
+            leans = jax.tree.map(
+                lambda leaf, part: jax.tree.map(lambda _: leaf, part), mask, params
+            )
         except ValueError as error:
             raise ValueError(
                 "lean_mask must be a tree of bools with the structure of the"
