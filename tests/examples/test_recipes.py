@@ -215,21 +215,6 @@ def test_table_lists_the_libraries():
         assert IMPORT_NAMES.get(requirement.name, requirement.name) in used
 
 
-def test_links_between_recipes():
-    """A link to a heading leads to a recipe."""
-    texts = {"README.md": RECIPES, "LIBRARIES.md": LIBRARIES}
-    anchors = {
-        name: {
-            re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))
-            for heading in ["Recipes", *recipes(text)]
-        }
-        for name, text in texts.items()
-    }
-    for name, text in texts.items():
-        for file, anchor in re.findall(r"\]\(([^)#]*)#([^)]*)\)", text):
-            assert anchor in anchors[file or name], anchor
-
-
 SAMPLE = """
 ```python
 import jax
