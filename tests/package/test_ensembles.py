@@ -52,6 +52,15 @@ OPTIMIZERS = {
 }
 COMPILED = {name: OPTIMIZERS[name] for name in ("irprop+", "minibatch", "eigenbasis")}
 
+ALWAYS = ("rprop-", "irprop+", "minibatch", "eigenbasis, packed", "full matrix")
+each_optimizer = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
+
 
 def loss(params):
     """Coupled, and with its minimum at 1 and -1."""
@@ -124,7 +133,7 @@ def alone(optimizer):
 @pytest.mark.parametrize(
     "kind", ["Auto", pytest.param("Explicit", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@each_optimizer
 def test_each_device_trains_its_own(cpu_devices, name, kind):
     """`init` and `scan` inside `shard_map`: no type differs from step to step."""
     mesh = mesh_of(cpu_devices, kind)
@@ -136,7 +145,7 @@ def test_each_device_trains_its_own(cpu_devices, name, kind):
     assert values.shape == (MODELS, STEPS)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@each_optimizer
 def test_each_row_is_a_model_on_an_explicit_axis(cpu_devices, name):
     """`init` and `scan` under `vmap`, with a sharding that is part of the type."""
     mesh = mesh_of(cpu_devices, "Explicit")

@@ -152,12 +152,10 @@ WRAPS = {
 @pytest.mark.parametrize(
     ("name", "variant"),
     [
-        ("full_matrix", "irprop-"),
         *(
             pytest.param(name, variant, marks=pytest.mark.slow)
             for name in WRAPS
             for variant in VARIANTS
-            if (name, variant) != ("full_matrix", "irprop-")
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """`resolve_signs`: which decays are kept, which arrays lean, and what is emitted."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -48,18 +49,12 @@ def test_what_was_seen_fades_in_bfloat16_as_in_float32(decay):
 
     @functools.partial(jax.jit, static_argnums=0)
     def faded(statistics_dtype, grads):
-        tx = resolve_signs(
-            100.0 if decay == 1 else 0.5,
-            decay=decay,
-            lean=0,
-            statistics_dtype=statistics_dtype,
-        )
+        tx = resolve_signs(0.5, decay=decay, lean=0, statistics_dtype=statistics_dtype)
         state = tx.init(grads)
         _, state = tx.update(grads, state)
         state = jax.lax.fori_loop(
             0, steps, lambda _, state: tx.update(0 * grads, state)[1], state
         )
-        # A gradient of the size of the norm is resolved only if the norm has faded.
         return jax.tree.leaves(state)[-1]
 
     grads = jnp.array([1.3])
@@ -98,18 +93,15 @@ def test_sums_of_finite_gradients_are_finite(statistics_dtype, sign):
 
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+# The largest float32 is infinite in bfloat16.
+ALWAYS = ("bfloat16", "float32")
 
 
-@pytest.mark.parametrize("params", FLOATS)
 @pytest.mark.parametrize(
-    "grads",
+    ("grads", "params"),
     [
-        "bfloat16",
-        "float32",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("float16", "float64")
-        ),
+        pytest.param(*case, marks=[] if case == ALWAYS else pytest.mark.slow)
+        for case in itertools.product(FLOATS, FLOATS)
     ],
 )
 def test_infinite_gradients_are_emitted_as_finite_ones(x64, grads, params):
@@ -190,7 +182,7 @@ def expected_of(mask):
     "name",
     [
         name
-        if name in ("prefix", "function")
+        if name == "function to a prefix"
         else pytest.param(name, marks=pytest.mark.slow)
         for name in MASKS
     ],
@@ -235,15 +227,16 @@ def test_masks_in_wrappers(factory):
 
 
 @each_factory
-@pytest.mark.parametrize(
-    "mask", [{"weights": True}, {"weights": 1.0, "norm": 2}, {"other": True}, "norm", 3]
-)
+@pytest.mark.parametrize("mask", [{"weights": True}, {"other": True}, [True, False]])
 def test_masks_that_fit_no_parameters(factory, mask):
-    """Wrong structures and leaves that are no truth values are errors, at the latest."""
-    with pytest.raises((TypeError, ValueError)):
-        optimizer = factory(lean_mask=mask)
-        state = jax.eval_shape(optimizer.init, PARAMS)
-        jax.eval_shape(optimizer.update, PARAMS, state, PARAMS)
+    """A mask of another structure is an error, and not half of a mask."""
+    optimizer = factory(lean_mask=mask)
+
+    def run(params):
+        return optimizer.update(params, optimizer.init(params), params)
+
+    with pytest.raises(ValueError, match=r"(?s)."):
+        jax.eval_shape(run, PARAMS)
 
 
 def test_without_any_lean_no_parameters_are_needed():

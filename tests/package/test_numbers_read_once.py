@@ -43,7 +43,19 @@ def name_of(kind):
     return getattr(kind, "__name__", None) or f"array-{kind.keywords['dtype']}"
 
 
-each_type = pytest.mark.parametrize("kind", TYPES, ids=name_of)
+# Python's, and those that JAX cuts or rounds.
+ALWAYS = ("int", "int64", "float16", "array-int64")
+each_type = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind,
+            id=name_of(kind),
+            marks=[] if name_of(kind) in ALWAYS else pytest.mark.slow,
+        )
+        for kind in TYPES
+    ],
+)
 each_layout = pytest.mark.parametrize("state_layout", LAYOUTS)
 
 

@@ -113,7 +113,13 @@ def standard(standard_promotion):
     """Some wrappers of Optax mix dtypes themselves."""
 
 
-@pytest.mark.parametrize(("name", "state_layout", "params"), CASES)
+@pytest.mark.parametrize(
+    ("name", "state_layout", "params"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if "eigenbasis" in case[0] else [])
+        for case in CASES
+    ],
+)
 def test_state_shares_no_memory(name, state_layout, params):
     """Neither with arrays of the caller nor within itself, from `init` on."""
     given, params = arrays(), fresh(params)
