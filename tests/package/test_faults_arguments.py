@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import re
 
 import jax
@@ -13,6 +14,7 @@ from checks import LAYOUTS, VARIANTS, descend
 
 import optax_rprop
 from optax_rprop import (
+    get_rprop_state,
     in_eigenbasis,
     minibatch_rprop,
     resolve_signs,
@@ -129,6 +131,42 @@ def test_only_what_cannot_be_mistaken_is_positional(factory, positional, keyword
     assert list(by_kind.values()) == [positional, keywords]
     with pytest.raises(TypeError, match="positional argument"):
         factory(*[rprop()] * (len(positional) + 1))
+
+
+# ----------------------------------------------------------------------------
+# Arrays that do not fit together, which nobody checks
+
+
+@pytest.mark.parametrize(
+    ("stored", "variant", "rate", "bound"),
+    [
+        pytest.param(
+            *case,
+            *end,
+            marks=[]
+            if (*case, end[0]) == ("byte", "irprop-", 1e3)
+            else pytest.mark.slow,
+        )
+        for case in itertools.product(LAYOUTS, VARIANTS)
+        for end in ((1e3, 50.0), (1e5, 50.0), (1e-9, 1e-3))
+    ],
+)
+def test_an_initial_step_size_beyond_the_bounds_starts_at_one(
+    stored, variant, rate, bound
+):
+    """An array of JAX, as injected numbers are: clipped, and it remembers no sign."""
+    optimizer = scale_by_rprop(
+        jnp.float32(rate),
+        eta_plus=2 ** (1 / 3),
+        min_step_size=1e-3,
+        variant=variant,
+        state_layout=stored,
+    )
+    state = optimizer.init(jnp.zeros(2))
+    assert not np.any(get_rprop_state(state).prev_grad_signs)
+    updates, _ = optimizer.update(jnp.array([1.0, -1.0]), state, value=1.0)
+    # A byte stops at the outermost level within.
+    np.testing.assert_allclose(updates, [bound, -bound], rtol=0.27)
 
 
 # ----------------------------------------------------------------------------

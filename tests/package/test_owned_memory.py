@@ -140,7 +140,10 @@ def test_compiled_init_shares_no_memory(state_layout):
     assert not set(mine) & set(pointers((params, given)))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [*(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[:3]), "irprop+"],
+)
 def test_state_shares_no_memory_in_any_variant(variant):
     """The last loss included; and of parameters in NumPy."""
     given = arrays()
