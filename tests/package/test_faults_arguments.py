@@ -144,7 +144,7 @@ def test_only_what_cannot_be_mistaken_is_positional(factory, positional, keyword
             *case,
             *end,
             marks=[]
-            if (*case, end[0]) == ("byte", "irprop-", 1e3)
+            if (*case, end[0]) == ("byte", "irprop-", 1e5)
             else pytest.mark.slow,
         )
         for case in itertools.product(LAYOUTS, VARIANTS)
