@@ -194,7 +194,7 @@ def read_hyperparams(
     return numbers
 
 
-def check_arrays(numbers: HyperParams) -> None:
+def check_arrays(**numbers: float | jax.Array) -> None:
     """Refuse JAX arrays, where their values are known, with which nothing can work.
 
     How they compare is not checked: schedules may cross.
@@ -202,11 +202,11 @@ def check_arrays(numbers: HyperParams) -> None:
     Raises:
       ValueError: One is not finite, or not positive.
     """
-    for name, number in numbers._asdict().items():
-        if isinstance(number, float | Tracer):
+    for name, number in numbers.items():
+        if not isinstance(number, jax.Array) or isinstance(number, Tracer):
             continue
         size = float(number)
-        is_positive = size > 0 or (size == 0 and name == "min_step_size")
+        is_positive = size > 0 or (size == 0 and name in ("min_step_size", "lean"))
         if not (is_positive and size < float("inf")):
             raise ValueError(
                 f"{name} must be positive and finite, got {number} of dtype"

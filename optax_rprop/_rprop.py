@@ -105,7 +105,7 @@ def scale_by_rprop(
     numbers = layout.fitted(hyperparams, rule)
 
     def init_fn(params: optax.Params) -> Any:
-        check_arrays(hyperparams)
+        check_arrays(**hyperparams._asdict())
         leaves = real_leaves(params)
         new = layout.bound(numbers, rule)
         fields = [new.init(leaf) for leaf in leaves]

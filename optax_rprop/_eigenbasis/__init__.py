@@ -16,7 +16,7 @@ from optax_rprop._arguments import (
 from optax_rprop._eigenbasis.flattened import flattened
 from optax_rprop._eigenbasis.rotation import Matrices, rotate
 from optax_rprop._eigenbasis.state import EigenbasisState, learn, read_memory
-from optax_rprop._hyperparams import read_decay, read_integer
+from optax_rprop._hyperparams import check_arrays, read_decay, read_integer
 from optax_rprop._layouts.layout import memory_dtype
 from optax_rprop._sharding import zero_of
 
@@ -168,9 +168,11 @@ def _rotated(
         if not shapes or rotates_vectors or any(map(any, map(rotates, leaves))):
             return
         if max(map(len, shapes)) < 2:
+            those = f"all {len(shapes)} parameters are scalars or vectors"
+            if len(shapes) == 1:
+                those = "the only parameter is a scalar or vector"
             raise ValueError(
-                f"in_eigenbasis has nothing to rotate: all {len(shapes)} parameters are"
-                " scalars or vectors. Use full_matrix=True."
+                f"in_eigenbasis has nothing to rotate: {those}. Use full_matrix=True."
             )
         raise ValueError(
             "in_eigenbasis has nothing to rotate: no axis of a matrix has from 2 to"
@@ -179,6 +181,7 @@ def _rotated(
         )
 
     def init_fn(params: optax.Params) -> EigenbasisState:
+        check_arrays(decay=decay)
         leaves = real_leaves(params)
         check_rotates(leaves)
         inner_state = inner.init(params)

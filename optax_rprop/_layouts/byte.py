@@ -29,6 +29,7 @@ from optax_rprop._layouts.layout import (
     Layout,
     Memory,
     memory_dtype,
+    narrowed,
 )
 from optax_rprop._rule import VARIANTS, Decision, Mark, Rule, last_update, variant_of
 
@@ -163,7 +164,7 @@ class Byte(Layout):
     def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         level, codes = _decode(fields, self.rule)
         step_sizes = _step_sizes(level, self.lattice, memory_dtype(dtype))
-        return last_update(codes, step_sizes).astype(dtype)
+        return narrowed(last_update(codes, step_sizes), dtype)
 
     @classmethod
     def read(cls, fields: Fields, state: Any) -> Memory:

@@ -158,7 +158,13 @@ def level_bounds(
 
 def make_lattice(numbers: HyperParams, base: Base, levels: int) -> Lattice:
     """The lattice on which the initial step size lies."""
-    unit = as_step_size(numbers.learning_rate, jnp.result_type(float))
+    dtype = jnp.result_type(float)
+    # An array may lie beyond the bounds, where no level is.
+    unit = jnp.clip(
+        as_step_size(numbers.learning_rate, dtype),
+        as_step_size(numbers.min_step_size, dtype),
+        as_step_size(numbers.max_step_size, dtype),
+    )
     lowest, highest = level_bounds(unit, numbers, base.log2)
     # Levels that are to spare are for bounds that are changed later. Bounds that are
     # arrays may also be too far apart, and then both give way.
@@ -166,7 +172,7 @@ def make_lattice(numbers: HyperParams, base: Base, levels: int) -> Lattice:
     below = jnp.where(
         spare >= 0, -lowest + spare // 2, jnp.minimum(-lowest, levels // 2)
     )
-    return Lattice(unit, below, {repr(base.log2): ()})
+    return Lattice(unit, jnp.clip(below, 0, levels - 1), {repr(base.log2): ()})
 
 
 def check_lattice(

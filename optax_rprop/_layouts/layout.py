@@ -124,6 +124,15 @@ def as_step_size(number: float | jax.Array, dtype: jax.typing.DTypeLike) -> jax.
     return jnp.clip(jnp.asarray(number, dtype), limits.tiny, limits.max)
 
 
+def narrowed(updates: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Updates in another dtype, finite also where its range is smaller."""
+    limits = jnp.finfo(dtype)
+    if limits.bits < jnp.finfo(updates.dtype).bits:
+        largest = limits.max.astype(updates.dtype)
+        updates = jnp.clip(updates, -largest, largest)
+    return updates.astype(dtype)
+
+
 def adapt(step_sizes: jax.Array, decision: Decision, numbers: HyperParams) -> jax.Array:
     """Carry a decision out on step sizes stored as floats."""
     dtype = step_sizes.dtype

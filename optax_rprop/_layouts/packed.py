@@ -21,6 +21,7 @@ from optax_rprop._layouts.layout import (
     adapt,
     as_step_size,
     memory_dtype,
+    narrowed,
 )
 from optax_rprop._rule import Decision, Mark, Rule, was_undone
 
@@ -125,7 +126,8 @@ class Packed(Layout):
         magnitudes = jnp.abs(signed)
         updates = jax.lax.select(magnitudes < _LARGEST, signed, signed * -_DOWN)
         zeros = jnp.zeros_like(updates)
-        return jax.lax.select(magnitudes < _SMALLEST, zeros, updates).astype(dtype)
+        updates = jax.lax.select(magnitudes < _SMALLEST, zeros, updates)
+        return narrowed(updates, dtype)
 
     @classmethod
     def read(cls, fields: Fields, state: object) -> Memory:

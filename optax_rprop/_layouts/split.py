@@ -13,6 +13,7 @@ from optax_rprop._layouts.layout import (
     adapt,
     as_step_size,
     memory_dtype,
+    narrowed,
 )
 from optax_rprop._rule import Decision, Mark, last_update
 
@@ -69,7 +70,7 @@ class Split(Layout):
 
     def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         step_sizes, codes = fields
-        return last_update(codes, step_sizes).astype(dtype)
+        return narrowed(last_update(codes, step_sizes), dtype)
 
     @classmethod
     def read(cls, fields: Fields, state: object) -> Memory:

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optax_rprop._arguments import matching_leaves, real_leaves
-from optax_rprop._hyperparams import known, read_decay, read_number
+from optax_rprop._hyperparams import check_arrays, known, read_decay, read_number
 from optax_rprop._layouts.layout import memory_dtype
 from optax_rprop._sign_test.leaf import resolve_leaf
 from optax_rprop._sign_test.states import PackedResolveSignsState, ResolveSignsState
@@ -153,6 +154,7 @@ def resolve_signs(
         return jax.tree.structure(params).unflatten(leaves)
 
     def init_fn(params: optax.Params) -> Any:
+        check_arrays(threshold=threshold, decay=decay, lean=lean)
         # A call for each: the fields must not share arrays, or donation fails.
         return state_type(*(zeros(params) for _ in state_type._fields))
 
@@ -178,7 +180,10 @@ def resolve_signs(
                 "lean_mask must be a tree of bools with the structure of the"
                 f" parameters, or a prefix of it, got {jax.tree.structure(mask)}."
             ) from error
-        pairs = zip(weights, jax.tree.leaves(tree), strict=True)
+        pairs = list(zip(weights, jax.tree.leaves(tree), strict=True))
+        for _, leans in pairs:
+            if not isinstance(leans, bool | np.bool_):
+                raise TypeError(f"lean_mask must hold bools, got {leans!r}.")
         return [weight if leans else None for weight, leans in pairs]
 
     def update_fn(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_rprop._layouts.layout import Fields
+from optax_rprop._layouts.layout import Fields, narrowed
 
 
 def _unpack(memory: Fields) -> Fields:
@@ -102,9 +102,5 @@ def resolve_leaf(
     memory = (sums, norms) if len(memory) == 2 else _pack(sums, norms)
     # Read from the new memory, so that XLA does not do the test again.
     sums, norms = _unpack(memory)
-    emitted = jnp.where(norms < 0, sums, zeros)
-    if jnp.finfo(grads.dtype).bits < jnp.finfo(dtype).bits:
-        # A sum of finite gradients may exceed what their dtype can hold.
-        largest = jnp.finfo(grads.dtype).max.astype(dtype)
-        emitted = jnp.clip(emitted, -largest, largest)
-    return emitted.astype(grads.dtype), memory
+    # A sum of finite gradients may exceed what their dtype can hold.
+    return narrowed(jnp.where(norms < 0, sums, zeros), grads.dtype), memory
