@@ -1,4 +1,4 @@
-"""What Optax and JAX expect of a transformation, for each variant and layout."""
+"""What Optax and JAX expect of a transformation, for each layout."""
 
 import collections
 import functools
@@ -11,19 +11,21 @@ import numpy as np
 import optax
 import pytest
 from checks import (
-    CONFIGURATIONS,
-    LAYOUTS,
+    FLOATS,
+    REPRESENTATIVE,
     assert_identical,
     each_configuration,
+    each_layout,
     injected,
-    name_of,
+    play,
     rprop,
 )
 from workloads import feed, gradient_stream, value_stream
 
 import optax_rprop
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+pytestmark = pytest.mark.stack
+
 STEPS = 12
 
 # Every compilation that the process makes, whoever asks for it.
@@ -57,10 +59,11 @@ def build(options):
 
 def types(tree):
     """Structure, shapes and dtypes, weakly typed or not."""
-    return jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type),
-        jax.eval_shape(lambda: tree),
-    )
+
+    def type_of(leaf):
+        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
+
+    return jax.tree.map(type_of, tree)
 
 
 # ----------------------------------------------------------------------------
@@ -88,18 +91,20 @@ def drive(optimizer, params, value):
     return jax.lax.scan(branch, carry, jnp.stack([value, -value, value]))[0]
 
 
-@pytest.mark.parametrize("value_dtype", FLOATS)
 @each_configuration
-def test_types_are_stable_under_control_flow(x64, options, value_dtype):
+def test_types_are_stable_under_control_flow(x64, options):
     """All dtypes in one tree, and each alone, with a loss of each dtype."""
-    mixed = {dtype: jnp.ones(3, dtype) for dtype in FLOATS}
-    value = jnp.ones((), value_dtype)
-    for skip_zero_grads in (False, True):
+    mixed = {dtype: np.ones(3, dtype) for dtype in FLOATS}
+    for dtype, skip_zero_grads in [
+        *((dtype, False) for dtype in FLOATS),
+        ("float32", True),
+    ]:
         optimizer = build(options | {"skip_zero_grads": skip_zero_grads})
-        for params in (mixed, mixed[value_dtype]):
-            expected = types((params, optimizer.init(params)))
+        for params in (mixed, mixed[dtype]):
             # Traced but not compiled, which is what types need.
+            expected = types((params, jax.eval_shape(optimizer.init, params)))
             run = functools.partial(drive, optimizer)
+            value = np.ones((), dtype)
             assert types(jax.eval_shape(run, params, value)) == expected
 
 
@@ -114,7 +119,7 @@ def test_dtypes_of_state_and_updates(x64, options):
         expected = {
             "split": (step_dtype, "int8"),
             "packed": (step_dtype,),
-            "byte": ("uint8",),
+            "byte": ("int8" if param_dtype == "float64" else "uint8",),
         }[options["state_layout"]]
         stored = tuple(leaf.dtype for leaf in jax.tree.leaves(state))
         assert stored[: len(expected)] == expected
@@ -135,17 +140,13 @@ def test_previous_loss_is_single_precision_without_x64():
     assert state.prev_value.dtype == "float32"
 
 
-@pytest.mark.parametrize("state_layout", LAYOUTS)
-def test_loss_of_any_dtype_says_the_same(x64, state_layout):
+def test_loss_of_any_dtype_says_the_same(x64):
     """Small integers are losses that every dtype holds exactly."""
-    optimizer = build({"variant": "irprop+", "state_layout": state_layout})
     params, grads, values = two_leaves()
-    run = jax.jit(functools.partial(feed, optimizer))
+    run = jax.jit(functools.partial(feed, build({"variant": "irprop+"})))
     expected = run(params, grads, values.astype("float64"))
     for dtype in ("float16", "bfloat16"):
         assert_identical(run(params, grads, values.astype(dtype)), expected)
-    never_undone = run(params, grads, -jnp.arange(STEPS, dtype="float64"))
-    assert not np.array_equal(never_undone[2]["a"], expected[2]["a"])
 
 
 # ----------------------------------------------------------------------------
@@ -186,7 +187,7 @@ TREES = {
 def test_trees_of_any_kind(tree):
     """Structure kept, each leaf moved by its own sign, weak types made strong."""
     expected = jax.tree.map(lambda leaf: -0.5 * np.sign(leaf), tree)
-    for options in CONFIGURATIONS:
+    for options in REPRESENTATIVE:
         optimizer = build(options)
         state = optimizer.init(tree)
         updates, new_state = optimizer.update(tree, state, tree, value=1.0)
@@ -332,6 +333,60 @@ def test_leaks_no_tracer_and_promotes_no_rank(options):
 
 
 # ----------------------------------------------------------------------------
+# Ways to run it
+
+
+@each_configuration
+def test_ways_to_run_it_agree(options):
+    """Compiled or not, scanned or in a loop: the same bits."""
+    optimizer = build(options)
+    grads, values = gradient_stream((6, 16), seed=5), value_stream(6, seed=6)
+    scanned = jax.jit(functools.partial(play, optimizer))(grads, values)
+    for update in (optimizer.update, jax.jit(optimizer.update)):
+        state = optimizer.init(grads[0])
+        for number, (grad, value) in enumerate(zip(grads, values, strict=True)):
+            updates, state = update(grad, state, value=value)
+            plain = optax_rprop.get_rprop_state(state)
+            assert_identical(
+                (updates, plain.step_sizes, plain.prev_grad_signs),
+                tuple(field[number] for field in scanned),
+            )
+
+
+@each_layout
+def test_saving_and_loading_in_mid_run(x64, state_layout):
+    """A run that is continued from a file is the run that never stopped."""
+    serialization = pytest.importorskip("flax.serialization")
+    optimizer = optax.chain(
+        optax.clip(10.0), build({"variant": "irprop+", "state_layout": state_layout})
+    )
+    dtypes = ("bfloat16", "float32", "float64")
+    stream = {dtype: gradient_stream((8, 3), 7, dtype) for dtype in dtypes}
+    traces = []
+
+    @jax.jit
+    def step(params, state, number):
+        traces.append(None)
+        grads = jax.tree.map(operator.itemgetter(number), stream)
+        value = value_stream(8, seed=8)[number]
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    params = {dtype: jnp.zeros(3, dtype) for dtype in dtypes}
+    run = start = params, optimizer.init(params)
+    for number in range(4):
+        run = step(*run, number)
+    restored = serialization.from_bytes(start, serialization.to_bytes(run))
+    assert jax.tree.structure(restored) == jax.tree.structure(run)
+    assert_identical(restored, run)
+    for number in range(4, 8):
+        run, restored = step(*run, number), step(*restored, number)
+    assert_identical(restored, run)
+    assert types(restored) == types(run) == types(start)
+    assert len(traces) == 1
+
+
+# ----------------------------------------------------------------------------
 # Hyper-parameters that are not constants
 
 
@@ -343,17 +398,15 @@ def test_injected_hyperparameters_change_nothing(options):
     assert_identical(run(*two_leaves()), plain_run(**options))
 
 
-@pytest.mark.parametrize("state_layout", LAYOUTS)
-def test_injected_into_low_precision(state_layout):
+def test_injected_into_low_precision():
     """Optax rounds them to the parameters' dtype, unless it is told another."""
-    inject = functools.partial(injected, hyperparam_dtype=jnp.float32)
     params, grads, values = two_leaves()
     params, grads = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), (params, grads))
     runs = [
-        jax.jit(functools.partial(feed, factory(0.3, state_layout=state_layout)))
-        for factory in (inject, rprop)
+        jax.jit(functools.partial(feed, optimizer))(params, grads, values)
+        for optimizer in (injected(0.3, hyperparam_dtype=jnp.float32), rprop(0.3))
     ]
-    assert_identical(*(run(params, grads, values) for run in runs))
+    assert_identical(*runs)
 
 
 @each_configuration
@@ -372,17 +425,9 @@ def test_scheduled_bounds_hold_at_each_step(options):
     grads = gradient_stream((steps, size), seed=3)
     values = value_stream(steps, seed=4)
 
-    @jax.jit
-    def play(grads, values):
-        def step(state, grads_and_value):
-            grads, value = grads_and_value
-            updates, state = optimizer.update(grads, state, grads, value=value)
-            plain = optax_rprop.get_rprop_state(state)
-            return state, (updates, plain.step_sizes, plain.prev_grad_signs)
-
-        return jax.lax.scan(step, optimizer.init(grads[0]), (grads, values))[1]
-
-    updates, step_sizes, signs = map(np.asarray, play(grads, values))
+    steps = jax.jit(functools.partial(play, optimizer))(grads, values)
+    updates, step_sizes, codes = map(np.asarray, steps)
+    signs = np.where(np.abs(codes) == 2, 0, codes)
     start = np.zeros((1, size), np.float32)
     old_signs = np.concatenate([start, signs[:-1]])
     old_step_sizes = np.concatenate([start + 0.5, step_sizes[:-1]])
@@ -432,48 +477,48 @@ def test_bounds_may_be_set_between_steps(options):
 # Optax's wrappers
 
 
-@each_configuration
-def test_chain_and_named_chain(options):
+# What has all fields that a state can have.
+WRAPPED = {"variant": "irprop+", "state_layout": "byte"}
+
+
+def test_chain_and_named_chain():
     """What only scales gradients is lost before Rprop, what scales moves is not."""
     optimizer = optax.named_chain(
-        ("inner", optax.chain(optax.scale(2.0**-20), build(options))),
+        ("inner", optax.chain(optax.scale(2.0**-20), build(WRAPPED))),
         ("outer", optax.scale(0.25)),
     )
     _, state, updates = jax.jit(functools.partial(feed, optimizer))(*two_leaves())
-    _, plain_state, plain_updates = plain_run(**options)
+    _, plain_state, plain_updates = plain_run(**WRAPPED)
     assert_identical(state, plain_state)
     assert_identical(updates, jax.tree.map(lambda leaf: leaf * 0.25, plain_updates))
 
 
-@each_configuration
-def test_masked(options):
+def test_masked():
     """Leaves behind the mask get their raw gradients, and have no state."""
-    optimizer = optax.masked(build(options), {"a": True, "b": False})
+    optimizer = optax.masked(build(WRAPPED), {"a": True, "b": False})
     params, grads, values = two_leaves()
     run = jax.jit(functools.partial(feed, optimizer))
     _, state, updates = run(params, grads, values)
-    _, plain_state, plain_updates = plain_run(**options)
+    _, plain_state, plain_updates = plain_run(**WRAPPED)
     assert_identical(updates, {"a": plain_updates["a"], "b": grads["b"]})
     assert len(jax.tree.leaves(state.step_sizes)) == 1
     assert_identical(state.step_sizes["a"], plain_state.step_sizes["a"])
 
 
-@each_configuration
-def test_partition(options):
+def test_partition():
     """Each group follows its own settings, and a frozen one stays."""
-    groups = {"ours": build(options), "frozen": optax.set_to_zero()}
+    groups = {"ours": build(WRAPPED), "frozen": optax.set_to_zero()}
     optimizer = optax.partition(groups, {"a": "frozen", "b": "ours"})
     params, grads, values = two_leaves()
     run = jax.jit(functools.partial(feed, optimizer))
     after, _, updates = run(params, grads, values)
-    assert_identical(updates["b"], plain_run(**options)[2]["b"])
+    assert_identical(updates["b"], plain_run(**WRAPPED)[2]["b"])
     assert_identical(after["a"], params["a"])
 
 
-@each_configuration
-def test_two_groups_of_rprop(options):
+def test_two_groups_of_rprop():
     """Two states in one: neither disturbs the other."""
-    groups = {"fine": build(options), "coarse": rprop(4.0, **options)}
+    groups = {"fine": build(WRAPPED), "coarse": rprop(4.0, **WRAPPED)}
     optimizer = optax.partition(groups, {"a": "fine", "b": "coarse"})
     params, grads, values = two_leaves()
     state = optimizer.init(params)
@@ -481,14 +526,13 @@ def test_two_groups_of_rprop(options):
     for step in range(4):
         step_grads = jax.tree.map(operator.itemgetter(step), grads)
         updates, state = update(step_grads, state, params, value=values[step])
-        expected = jax.tree.map(operator.itemgetter(step), plain_run(**options)[2])
+        expected = jax.tree.map(operator.itemgetter(step), plain_run(**WRAPPED)[2])
         assert_identical(updates["a"], expected["a"])
         # The step sizes stay in proportion 8, for no bound is reached.
         assert_identical(updates["b"], 8.0 * expected["b"])
 
 
-@each_configuration
-def test_multi_steps(options):
+def test_multi_steps():
     """Gradients are averaged over a window, at whose end one step is made."""
     params, grads, values = two_leaves()
     # Two halves whose mean is the gradient, and whose signs differ from its own.
@@ -496,19 +540,18 @@ def test_multi_steps(options):
         lambda leaf: jnp.stack([4 * leaf, -2 * leaf], 1).reshape(-1, *leaf.shape[1:]),
         grads,
     )
-    optimizer = optax.MultiSteps(build(options), 2)
+    optimizer = optax.MultiSteps(build(WRAPPED), 2)
     # The accumulator itself mixes dtypes.
     with jax.numpy_dtype_promotion("standard"):
         run = jax.jit(functools.partial(feed, optimizer))
         _, state, updates = run(params, halves, jnp.repeat(values, 2))
-    _, plain_state, plain_updates = plain_run(**options)
+    _, plain_state, plain_updates = plain_run(**WRAPPED)
     assert_identical(state, plain_state)
     assert_identical(jax.tree.map(lambda leaf: leaf[1::2], updates), plain_updates)
     assert not any(np.any(leaf[::2]) for leaf in jax.tree.leaves(updates))
 
 
-@each_configuration
-def test_apply_if_finite(options):
+def test_apply_if_finite():
     """A step that the wrapper rejects leaves no trace in the state."""
     params, grads, values = two_leaves()
     bad = jax.tree.map(lambda leaf: leaf.at[0].set(np.nan), grads)
@@ -520,20 +563,19 @@ def test_apply_if_finite(options):
         grads,
         bad,
     )
-    optimizer = optax.apply_if_finite(build(options), 5)
+    optimizer = optax.apply_if_finite(build(WRAPPED), 5)
     run = jax.jit(functools.partial(feed, optimizer))
     _, state, updates = run(params, mixed, jnp.repeat(values, 2))
-    _, plain_state, plain_updates = plain_run(**options)
+    _, plain_state, plain_updates = plain_run(**WRAPPED)
     assert_identical(state, plain_state)
     assert_identical(jax.tree.map(lambda leaf: leaf[::2], updates), plain_updates)
 
 
-@each_configuration
-def test_flatten(options):
+def test_flatten():
     """One long vector is treated as its parts are."""
-    optimizer = optax.flatten(build(options))
+    optimizer = optax.flatten(build(WRAPPED))
     _, state, updates = jax.jit(functools.partial(feed, optimizer))(*two_leaves())
-    _, plain_state, plain_updates = plain_run(**options)
+    _, plain_state, plain_updates = plain_run(**WRAPPED)
     assert_identical(updates, plain_updates)
     flat = np.concatenate(
         [np.ravel(leaf) for leaf in jax.tree.leaves(plain_state.step_sizes)]
@@ -541,15 +583,14 @@ def test_flatten(options):
     assert_identical(state.step_sizes, flat)
 
 
-@each_configuration
-def test_schedule_free(options):
+def test_schedule_free():
     """The base optimizer sees every gradient; without averaging it is alone."""
     params, grads, values = two_leaves()
-    optimizer = optax.contrib.schedule_free(build(options), 1.0, b1=0.5)
+    optimizer = optax.contrib.schedule_free(build(WRAPPED), 1.0, b1=0.5)
     _, state, updates = jax.jit(functools.partial(feed, optimizer))(
         params, grads, values
     )
-    _, plain_state, plain_updates = plain_run(**options)
+    _, plain_state, plain_updates = plain_run(**WRAPPED)
     assert_identical(state, plain_state)
     # After one step the average is the first iterate itself.
     first, plain_first = (
@@ -558,14 +599,10 @@ def test_schedule_free(options):
     assert_identical(first, plain_first)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [options for options in CONFIGURATIONS if options["variant"] != "irprop+"],
-    ids=name_of,
-)
-def test_complex_parameters(options):
+def test_complex_parameters():
     """Real and imaginary parts are coordinates of their own."""
     params, grads, values = two_leaves()
+    options = {"variant": "rprop+", "state_layout": "packed"}
     optimizer = optax.contrib.split_real_and_imaginary(build(options))
     optimizer = optax.with_extra_args_support(optimizer)
     complex_params = {"c": jax.lax.complex(params["a"], params["a"])}
@@ -580,10 +617,9 @@ def test_complex_parameters(options):
     assert_identical(updates["c"].imag, -expected[:, ::-1])
 
 
-@pytest.mark.parametrize("state_layout", LAYOUTS)
-def test_complex_parameters_with_a_loss(state_layout):
+def test_complex_parameters_with_a_loss():
     """The wrapper passes no loss on, and the error says that one is missing."""
-    optimizer = build({"variant": "irprop+", "state_layout": state_layout})
+    optimizer = build(WRAPPED)
     optimizer = optax.contrib.split_real_and_imaginary(optimizer)
     params = jnp.ones(1, "complex64")
     with pytest.raises(ValueError, match="needs `value`"):
@@ -598,41 +634,41 @@ def test_map_params(options):
     params = {"a": jnp.ones(3), "b": (jnp.ones((2, 2)), None)}
 
     def kinds(optimizer):
+        state = optimizer.init(params)
         mapped = optax.tree.map_params(
             optimizer,
             lambda leaf, param, name: name if leaf.shape == param.shape else "wrong",
-            optimizer.init(params),
+            state,
             params,
             {"a": "a", "b": ("b", None)},
             transform_non_params=lambda leaf: "other",
         )
-        return collections.Counter(jax.tree.leaves(mapped))
+        found = collections.Counter(jax.tree.leaves(mapped))
+        assert found.total() == len(jax.tree.leaves(state))
+        del found["other"]
+        return found
 
     fields = 2 if options["state_layout"] == "split" else 1
-    shadows = {"a": fields, "b": fields}
-    others = (options["variant"] == "irprop+") + 3 * (options["state_layout"] == "byte")
-    losses = {"other": others} if others else {}
-    assert kinds(build(options)) == shadows | losses
-    assert kinds(optax.masked(build(options), True)) == shadows | losses
-    wrapped = kinds(injected(0.5, **options))
-    assert wrapped["other"] > 5
-    assert wrapped == shadows | {"other": wrapped["other"]}
+    for optimizer in (
+        build(options),
+        optax.masked(build(options), True),
+        injected(0.5, **options),
+    ):
+        assert kinds(optimizer) == {"a": fields, "b": fields}
 
 
-@each_configuration
-def test_no_field_is_taken_for_another(options):
+def test_no_field_is_taken_for_another():
     """Optax looks stored losses and gradients up by name, and must find none."""
-    state = build(options).init(jnp.ones(2))
+    state = build(WRAPPED).init(jnp.ones(2))
     for name in ("value", "grad", "count"):
         assert optax.tree.get(state, name) is None
     with pytest.raises(ValueError, match="not found in the state"):
         optax.value_and_grad_from_state(jnp.sum)(jnp.ones(2), state=state)
 
 
-@each_configuration
-def test_extra_arguments(options):
+def test_extra_arguments():
     """`params` by position, by name or not at all; unknown extras are ignored."""
-    optimizer = build(options)
+    optimizer = build(WRAPPED)
     assert isinstance(optimizer, optax.GradientTransformationExtraArgs)
     params = {"w": jnp.array([0.5, -1.0])}
     state = optimizer.init(params)

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import VARIANTS, assert_identical, descend
+from checks import FLOATS, VARIANTS, assert_identical, descend
 from compat import use_mesh
 from eigenbasis_reference import Eigenbasis
 from jax.sharding import NamedSharding, PartitionSpec
+from optax_rprop._eigenbasis.rotation import carry_over
 from workloads import feed, gradient_stream, state_shardings, value_stream
 
 import optax_rprop
 from optax_rprop import in_eigenbasis, rprop
-from optax_rprop._rotation import carry_over
+
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 NAN, INF = float("nan"), float("inf")
 STEPS = 24
@@ -94,7 +96,7 @@ def test_follows_the_transcription(
     settings = {"learning_rate": 0.25, "eta_plus": 1.5, "variant": variant}
     optimizer = in_eigenbasis(
         rprop(**settings, state_layout=state_layout),
-        0.8,
+        decay=0.8,
         interval=3,
         max_size=5,
         full_matrix=full_matrix,
@@ -135,9 +137,9 @@ def test_follows_the_transcription(
         np.testing.assert_allclose(
             np.ravel(plain.step_sizes), book.rprop.step_sizes, rtol=1e-10
         )
-        np.testing.assert_array_equal(
-            np.ravel(plain.prev_grad_signs), book.rprop.prev_grad_signs
-        )
+        codes = np.ravel(plain.prev_grad_signs)
+        signs = np.where(np.abs(codes) == 2, 0, codes)
+        np.testing.assert_array_equal(signs, book.rprop.prev_grad_signs)
     assert turns == 7
 
 
@@ -343,7 +345,7 @@ def test_a_bad_evaluation_teaches_nothing(bad, value):
     assert_identical(after[1:], state[1:])
 
 
-def test_a_step_out_of_the_domain_is_taken_back_in_its_own_basis(x64):
+def test_a_step_out_of_the_domain_is_undone_in_its_own_basis(x64):
     """Though the bases were to turn just then; afterwards they do."""
     optimizer, update = square(interval=2)
     state = optimizer.init(jnp.zeros((2, 2)))
@@ -426,9 +428,8 @@ def test_trees_of_any_kind(tree, full_matrix):
 @pytest.mark.parametrize("full_matrix", [False, True])
 def test_dtypes(x64, full_matrix):
     """float64 for float64 alone; updates as the gradients; stable under `scan`."""
-    dtypes = ("float16", "bfloat16", "float32", "float64")
-    trees = [{dtype: jnp.ones((2, 2), dtype) for dtype in dtypes}]
-    trees += [{dtype: jnp.ones((2, 2), dtype)} for dtype in dtypes]
+    trees = [{dtype: jnp.ones((2, 2), dtype) for dtype in FLOATS}]
+    trees += [{dtype: jnp.ones((2, 2), dtype)} for dtype in FLOATS]
     optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
     for params in trees:
         state = optimizer.init(params)
@@ -453,14 +454,18 @@ def test_dtypes(x64, full_matrix):
     ("call", "error", "message"),
     [
         (lambda: in_eigenbasis(rprop), TypeError, "inner must be a gradient"),
-        (lambda: in_eigenbasis(rprop(), "0.9"), TypeError, "decay must be a real"),
         (
-            lambda: in_eigenbasis(rprop(), 0.0),
+            lambda: in_eigenbasis(rprop(), decay="0.9"),
+            TypeError,
+            "decay must be a real",
+        ),
+        (
+            lambda: in_eigenbasis(rprop(), decay=0.0),
             ValueError,
             r"decay must lie in \(0, 1\]",
         ),
         (
-            lambda: in_eigenbasis(rprop(), 1.01),
+            lambda: in_eigenbasis(rprop(), decay=1.01),
             ValueError,
             r"decay must lie in \(0, 1\]",
         ),
@@ -583,7 +588,7 @@ def test_models_under_vmap():
     values = jnp.stack([value_stream(STEPS, seed) for seed in range(models)])
 
     def run(learning_rate, decay, grads, values):
-        optimizer = in_eigenbasis(irprop_plus(learning_rate=learning_rate), decay)
+        optimizer = in_eigenbasis(irprop_plus(learning_rate=learning_rate), decay=decay)
         return feed(optimizer, jnp.ones((2, 2)), grads, values)
 
     arguments = (
@@ -626,7 +631,7 @@ def test_hyperparameters_may_be_injected():
         in_eigenbasis, static_args=("interval", "max_size")
     )
     inner = optax.inject_hyperparams(rprop)(0.1, variant="irprop+")
-    for optimizer in (outer(irprop_plus(), 0.9), in_eigenbasis(inner)):
+    for optimizer in (outer(irprop_plus(), decay=0.9), in_eigenbasis(inner)):
         actual = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
         assert_identical(actual, plain_run())
     with pytest.raises(TypeError, match='name "interval" in its static_args'):

@@ -3,6 +3,8 @@
 import decimal
 import fractions
 import functools
+import inspect
+import itertools
 import re
 
 import jax
@@ -10,17 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, VARIANTS, assert_identical, for_layout, play, rprop
+from checks import (
+    VARIANTS,
+    assert_identical,
+    each_layout,
+    play,
+    rprop,
+)
 
 import optax_rprop
 
-
-def scale_by_rprop(*args, **options):
-    """With factors that the layout can hold."""
-    return optax_rprop.scale_by_rprop(*args, **for_layout(options))
-
-
-FACTORIES = (rprop, scale_by_rprop)
 NUMBERS = (
     "learning_rate",
     "eta_minus",
@@ -29,12 +30,6 @@ NUMBERS = (
     "max_step_size",
 )
 NAMES = list(VARIANTS)
-
-each_factory = pytest.mark.parametrize(
-    "factory", FACTORIES, ids=["rprop", "scale_by_rprop"]
-)
-each_layout = pytest.mark.parametrize("state_layout", LAYOUTS)
-each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def refused(error, *words):
@@ -68,20 +63,18 @@ NO_NUMBERS = [
 ]
 
 
-@each_factory
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize(
     ("number", "error", "words"),
     NO_NUMBERS,
     ids=[repr(row[0])[:20] for row in NO_NUMBERS],
 )
-def test_no_number(factory, name, number, error, words):
+def test_no_number(name, number, error, words):
     """Each hyper-parameter is a finite real number; the message names it."""
     with refused(error, name, *words):
-        factory(**{name: number})
+        optax_rprop.rprop(**{name: number})
 
 
-@each_factory
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -193,17 +186,22 @@ def test_no_number(factory, name, number, error, words):
     ],
     ids=lambda argument: "-".join(argument) if isinstance(argument, dict) else "",
 )
-def test_wrong_option(factory, options, error, words):
+def test_wrong_option(options, error, words):
     """Each is refused by the factory, with what was expected, and what came."""
     with refused(error, *words):
-        factory(**options)
+        optax_rprop.rprop(**options)
 
 
-@each_factory
-def test_options_after_the_numbers_are_keywords(factory):
-    """Positional arguments end where those of `optax.rprop` do."""
-    with refused(TypeError, "positional"):
-        factory(0.01, 0.5, 1.2, 1e-6, 50.0, "rprop-")
+def test_positional_arguments_are_those_of_optax():
+    """A drop-in replacement: same names, same order; all else is a keyword."""
+    names = list(inspect.signature(optax.rprop).parameters)
+    for factory in (
+        optax_rprop.rprop,
+        optax_rprop.scale_by_rprop,
+        optax_rprop.minibatch_rprop,
+    ):
+        parameters = inspect.signature(factory).parameters.values()
+        assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == names
 
 
 NO_LEAVES = [
@@ -220,34 +218,24 @@ NO_LEAVES = [
     (np.array(["weight"]), ["real floating dtype", "<U6"]),
     (np.array([None]), ["real floating dtype", "object"]),
 ]
-each_wrong_leaf = pytest.mark.parametrize(
+
+
+@pytest.mark.parametrize(
     ("leaf", "words"), NO_LEAVES, ids=[repr(leaf)[:20] for leaf, _ in NO_LEAVES]
 )
-
-
-@each_factory
-@each_layout
-@each_wrong_leaf
-def test_parameter_of_wrong_type(factory, leaf, words, state_layout):
-    """`init` takes real floating numbers only, and names the leaf."""
-    optimizer = factory(state_layout=state_layout)
+def test_leaf_of_wrong_type(leaf, words):
+    """`init` and `update` take real floating numbers only, and name the leaf."""
+    optimizer = optax_rprop.rprop()
+    right, wrong = (
+        {"layers": [np.zeros(2, "float32"), x]} for x in (np.zeros(2, "float32"), leaf)
+    )
     with refused(TypeError, "params['layers'][1]", *words):
-        optimizer.init({"layers": [jnp.zeros(2), leaf]})
-
-
-@each_factory
-@each_layout
-@each_wrong_leaf
-def test_gradient_of_wrong_type(factory, leaf, words, state_layout):
-    """`update` likewise."""
-    optimizer = factory(state_layout=state_layout)
-    state = optimizer.init({"layers": [jnp.zeros(2), jnp.zeros(2)]})
+        optimizer.init(wrong)
+    state = optimizer.init(right)
     with refused(TypeError, "updates['layers'][1]", *words):
-        optimizer.update({"layers": [jnp.zeros(2), leaf]}, state)
+        optimizer.update(wrong, state)
 
 
-@each_factory
-@each_layout
 @pytest.mark.parametrize(
     ("updates", "words"),
     [
@@ -270,9 +258,9 @@ def test_gradient_of_wrong_type(factory, leaf, words, state_layout):
     ],
     ids=["missing", "None", "tuple", "nothing", "broadcasts", "scalar", "column"],
 )
-def test_gradient_of_wrong_structure_or_shape(factory, updates, words, state_layout):
+def test_gradient_of_wrong_structure_or_shape(updates, words):
     """A gradient belongs to the parameters; nothing is broadcast."""
-    optimizer = factory(state_layout=state_layout)
+    optimizer = optax_rprop.rprop()
     # Keys of a dictionary are sorted in messages.
     words = [word.replace("'w': *, 'b': *", "'b': *, 'w': *") for word in words]
     state = optimizer.init({"w": jnp.zeros(2), "b": jnp.zeros(3)})
@@ -282,24 +270,20 @@ def test_gradient_of_wrong_structure_or_shape(factory, updates, words, state_lay
 
 @each_layout
 @pytest.mark.parametrize(
-    ("spoil", "error", "words"),
+    ("spoil", "got"),
     [
-        (lambda state: tuple(state), TypeError, ["state must be", "got tuple"]),
-        (lambda state: state._asdict(), TypeError, ["state must be", "got dict"]),
-        (lambda state: None, TypeError, ["state must be", "got NoneType"]),
-        (
-            lambda state: (state, optax.EmptyState()),
-            TypeError,
-            ["state must be", "got tuple", "`init`"],
-        ),
+        (lambda state: tuple(state), "got tuple"),
+        (lambda state: state._asdict(), "got dict"),
+        (lambda state: None, "got NoneType"),
+        (lambda state: (state, optax.EmptyState()), "got tuple"),
     ],
     ids=["tuple", "dict", "None", "chain"],
 )
-def test_state_of_wrong_type(spoil, error, words, state_layout):
+def test_state_of_wrong_type(spoil, got, state_layout):
     """A state that was taken apart is named as such."""
-    optimizer = scale_by_rprop(state_layout=state_layout)
+    optimizer = optax_rprop.scale_by_rprop(eta_plus=2.0, state_layout=state_layout)
     state = optimizer.init(jnp.zeros(2))
-    with refused(error, f"state_layout='{state_layout}'", *words):
+    with refused(TypeError, "state must be", f"'{state_layout}'", got, "`init`"):
         optimizer.update(jnp.ones(2), spoil(state))
 
 
@@ -312,26 +296,23 @@ def test_state_of_wrong_type(spoil, error, words, state_layout):
         ("split", "byte", "RpropState", "ByteRpropState"),
     ],
 )
-@each_factory
-def test_state_of_the_other_layout(factory, layout, other, expected, got):
+def test_state_of_the_other_layout(layout, other, expected, got):
     """The message says which layout was expected."""
     params = jnp.zeros(2)
-    state = factory(state_layout=other).init(params)
+    state = rprop(state_layout=other).init(params)
     with refused(TypeError, expected, f"state_layout='{layout}'", f"got {got}"):
-        factory(state_layout=layout).update(params, state)
+        rprop(state_layout=layout).update(params, state)
 
 
 @each_layout
-@each_factory
-@each_variant
-def test_state_of_another_variant(variant, factory, state_layout):
+def test_state_of_another_variant(state_layout):
     """Each remembers other things, even where the arrays are alike."""
     params = jnp.zeros(2)
-    state = factory(variant=variant, state_layout=state_layout).init(params)
-    for other in set(VARIANTS) - {variant}:
-        optimizer = factory(variant=other, state_layout=state_layout)
+    optimizers = {v: rprop(variant=v, state_layout=state_layout) for v in VARIANTS}
+    for variant, other in itertools.permutations(VARIANTS, 2):
+        state = optimizers[variant].init(params)
         with refused(ValueError, f"from variant '{other}'", f"'{variant}'", "`init`"):
-            optimizer.update(params, state, value=1.0)
+            optimizers[other].update(params, state, value=1.0)
 
 
 @pytest.mark.parametrize(
@@ -372,20 +353,17 @@ NO_VALUES = [
 ]
 
 
-@each_factory
-@each_layout
 @pytest.mark.parametrize(
     ("value", "error", "words"), NO_VALUES, ids=[repr(row[0])[:20] for row in NO_VALUES]
 )
-def test_wrong_value(factory, value, error, words, state_layout):
+def test_wrong_value(value, error, words):
     """irprop+ wants a loss: one real number."""
-    optimizer = factory(variant="irprop+", state_layout=state_layout)
+    optimizer = optax_rprop.rprop(variant="irprop+")
     params = jnp.zeros(2)
     with refused(error, *words):
         optimizer.update(params, optimizer.init(params), params, value=value)
 
 
-@each_layout
 @pytest.mark.parametrize(
     "value",
     [
@@ -399,27 +377,14 @@ def test_wrong_value(factory, value, error, words, state_layout):
     ],
     ids=lambda value: f"{type(value).__name__} {getattr(value, 'dtype', '')}",
 )
-def test_right_value(value, state_layout):
+def test_right_value(value):
     """Any real number will do; its dtype does not become that of the state."""
-    optimizer = rprop(variant="irprop+", state_layout=state_layout)
+    optimizer = optax_rprop.rprop(variant="irprop+")
     params = jnp.zeros(2)
     _, state = optimizer.update(params, optimizer.init(params), value=value)
     kept = optax_rprop.get_rprop_state(state).prev_value
     assert kept == 0.5
     assert kept.dtype == jnp.float32
-
-
-@each_variant
-def test_extra_arguments_are_ignored(variant):
-    """Other transformations in a chain may want arguments that Rprop does not."""
-    optimizer = optax_rprop.rprop(variant=variant)
-    params = jnp.zeros(2)
-    state = optimizer.init(params)
-    expected = optimizer.update(jnp.ones(2), state, params, value=1.0)
-    actual = optimizer.update(
-        jnp.ones(2), state, params, value=1.0, grad=3, value_fn=None, key="any"
-    )
-    assert_identical(actual, expected)
 
 
 # Signs change, stay and are 0, and the loss rises and falls.
@@ -434,49 +399,29 @@ ODD = {
 }
 
 
-@each_factory
+@functools.cache
+def run(**options):
+    """The updates of these gradients and losses, of the variant that reads both."""
+    options = {"variant": "irprop+"} | options
+    return jax.jit(functools.partial(play, rprop(**options)))(GRADS, VALUES).updates
+
+
 @each_layout
 @pytest.mark.parametrize("name", NUMBERS)
-def test_each_number_is_used(factory, name, state_layout):
+def test_each_number_is_used(name, state_layout):
     """Another number makes other moves."""
-    usual = play(factory(state_layout=state_layout), GRADS, VALUES)
-    optimizer = factory(state_layout=state_layout, **{name: ODD[name]})
-    odd = play(optimizer, GRADS, VALUES)
-    assert not np.array_equal(odd.updates, usual.updates)
+    odd = run(state_layout=state_layout, **{name: ODD[name]})
+    assert not np.array_equal(odd, run(state_layout=state_layout))
 
 
-@each_factory
 @each_layout
-def test_skip_zero_grads_is_used(factory, state_layout):
-    """After a gradient of 0 the step size grows, or does not."""
-    usual, skipping = (
-        play(factory(skip_zero_grads=skip, state_layout=state_layout), GRADS, VALUES)
-        for skip in (False, True)
-    )
-    assert not np.array_equal(usual.updates, skipping.updates)
+def test_each_option_is_used(state_layout):
+    """No two variants make the same updates, nor does skipping gradients of 0."""
+    runs = [run(variant=variant, state_layout=state_layout) for variant in VARIANTS]
+    runs.append(run(skip_zero_grads=True, state_layout=state_layout))
+    assert len({np.asarray(updates).tobytes() for updates in runs}) == len(runs)
 
 
-@each_factory
-@each_layout
-def test_variant_is_used(factory, state_layout):
-    """No two variants make the same moves."""
-    runs = [
-        play(factory(variant=variant, state_layout=state_layout), GRADS, VALUES)
-        for variant in VARIANTS
-    ]
-    assert len({np.asarray(run.updates).tobytes() for run in runs}) == len(VARIANTS)
-
-
-@each_factory
-@each_layout
-def test_value_is_used(factory, state_layout):
-    """irprop+ makes other moves where the loss rises."""
-    optimizer = factory(variant="irprop+", state_layout=state_layout)
-    falling, rising = (play(optimizer, GRADS, sign * VALUES) for sign in (1, -1))
-    assert not np.array_equal(falling.updates, rising.updates)
-
-
-@each_factory
 @pytest.mark.parametrize(
     ("state_layout", "state_type", "bytes_per_parameter"),
     [
@@ -485,16 +430,15 @@ def test_value_is_used(factory, state_layout):
         ("byte", optax_rprop.ByteRpropState, 1),
     ],
 )
-def test_state_layout_is_used(factory, state_layout, state_type, bytes_per_parameter):
+def test_state_layout_is_used(state_layout, state_type, bytes_per_parameter):
     """The layout decides what the state is made of, and so its size."""
-    state = factory(state_layout=state_layout).init(jnp.zeros(1000))
+    state = rprop(state_layout=state_layout).init(jnp.zeros(1000))
     (found,) = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, state_type))
     assert type(found) is state_type
     arrays = [leaf for leaf in jax.tree.leaves(found) if leaf.size >= 1000]
     assert sum(leaf.nbytes for leaf in arrays) == 1000 * bytes_per_parameter
 
 
-@each_factory
 @pytest.mark.parametrize(
     "options",
     [
@@ -514,46 +458,28 @@ def test_state_layout_is_used(factory, state_layout, state_type, bytes_per_param
     ],
     ids=str,
 )
-def test_numbers_at_their_limits_pass(factory, options):
+def test_numbers_at_their_limits_pass(options):
     """Bounds include their ends, and all kinds of real numbers are welcome."""
-    optimizer = factory(**options)
+    optimizer = optax_rprop.rprop(**options)
     updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.zeros(2)), value=0.0)
     expected = np.float32(options.get("learning_rate", 0.01))
     np.testing.assert_array_equal(np.abs(updates), expected)
 
 
-@pytest.mark.parametrize(
-    ("state_layout", "name"),
-    [
-        (state_layout, name)
-        for state_layout in LAYOUTS
-        for name in NUMBERS
-        # A byte needs to know its factors.
-        if not (state_layout == "byte" and name.startswith("eta"))
-    ],
-)
-def test_arrays_pass(name, state_layout):
+@pytest.mark.parametrize("name", NUMBERS)
+def test_arrays_pass(name):
     """JAX arrays, traced or not, do what the number does that they hold."""
 
-    def run(number):
-        optimizer = rprop(**{name: number}, state_layout=state_layout)
-        return play(optimizer, GRADS, VALUES)
+    def run_with(number):
+        optimizer = optax_rprop.rprop(**{name: number}, variant="irprop+")
+        return play(optimizer, GRADS, VALUES).updates
 
     number = jnp.asarray(ODD[name])
-    expected = run(ODD[name])
-    assert_identical(run(number), expected)
-    assert_identical(jax.jit(run)(number), expected)
+    expected = run(**{name: ODD[name]})
+    assert_identical(jax.jit(lambda: run_with(number))(), expected)
+    assert_identical(jax.jit(run_with)(number), expected)
 
 
-@each_factory
-@pytest.mark.parametrize("name", NUMBERS)
-def test_arrays_out_of_range_pass(factory, name):
-    """A schedule may go where a start may not: arrays are not checked for range."""
-    optimizer = functools.partial(factory, **{name: jnp.asarray(-1.0)})()
-    optimizer.init(jnp.zeros(2))
-
-
-@each_factory
 @pytest.mark.parametrize(
     ("options", "grads", "limit"),
     [
@@ -562,34 +488,23 @@ def test_arrays_out_of_range_pass(factory, name):
     ],
     ids=lambda argument: "-".join(argument) if isinstance(argument, dict) else "",
 )
-def test_arrays_out_of_the_packed_range_are_bounded(factory, options, grads, limit):
+def test_arrays_out_of_the_packed_range_are_bounded(options, grads, limit):
     """What the packed layout cannot hold must not be read back as something else.
 
     So the step sizes stop at the limit of what it can hold.
     """
-    arrays = {name: jnp.asarray(number) for name, number in options.items()}
-    optimizer = factory(
-        **{"min_step_size": 2.0**-42} | arrays, variant="rprop-", state_layout="packed"
-    )
-    steps = play(optimizer, jnp.array(grads), jnp.zeros(len(grads)))
+    options = {"min_step_size": 2.0**-42, "variant": "rprop-"} | options
+
+    @jax.jit
+    def run(arrays):
+        optimizer = optax_rprop.rprop(**options | arrays, state_layout="packed")
+        return play(optimizer, jnp.array(grads), jnp.zeros(len(grads)))
+
+    steps = run({name: options[name] for name in options if name != "variant"})
     assert steps.step_sizes[-1] == limit
     # Up to the limit, all of one sense.
     changes = np.sign(np.diff(steps.step_sizes))
     assert {-1, 1} - set(changes)
-
-
-@each_layout
-def test_vmap_over_hyperparams(state_layout):
-    """Many settings at once, each as alone."""
-    rates = [0.01, 0.1, 0.7]
-
-    def run(learning_rate):
-        optimizer = rprop(learning_rate, state_layout=state_layout)
-        return play(optimizer, GRADS, VALUES)
-
-    together = jax.vmap(run)(jnp.array(rates))
-    alone = [run(rate) for rate in rates]
-    assert_identical(together, jax.tree.map(lambda *runs: np.stack(runs), *alone))
 
 
 @pytest.mark.parametrize(
