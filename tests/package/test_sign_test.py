@@ -806,6 +806,7 @@ def test_needs_parameters_to_lean_by():
         assert_identical(actual, expected)
 
 
+@pytest.mark.once
 def test_inside_an_eigenbasis():
     """There are no parameters in its coordinates: the error says what to do."""
     params = {"w": jnp.ones((2, 3))}
@@ -852,6 +853,7 @@ def run(optimizer):
     return jax.jit(functools.partial(descend_noisily, optimizer))()
 
 
+@pytest.mark.once
 def test_defaults_of_the_chain():
     """The numbers of the docstring, written out."""
     expected = optax.chain(
@@ -864,6 +866,7 @@ def test_defaults_of_the_chain():
     assert 0.03 < resolved < 0.3
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("state_layout", "statistics_dtype"), [("split", "bfloat16"), ("packed", None)]
 )
@@ -879,6 +882,7 @@ def test_hands_on_every_argument(state_layout, statistics_dtype):
     assert_identical(run(actual), run(expected))
 
 
+@pytest.mark.once
 def test_every_number_matters():
     """In the run above, so that one handed on wrongly would show."""
 
@@ -896,6 +900,7 @@ def test_every_number_matters():
         assert not np.array_equal(run(numbers | {name: defaults[name]}), expected)
 
 
+@pytest.mark.once
 def test_hyperparameters_of_the_chain_may_be_injected():
     """As numbers, all of them, and as a schedule."""
     inject = optax.inject_hyperparams(minibatch_rprop)
@@ -910,6 +915,7 @@ def test_hyperparameters_of_the_chain_may_be_injected():
     assert np.max(np.abs(updates[110:])) < 0.0101
 
 
+@pytest.mark.once
 def test_chain_in_the_layout_of_a_byte():
     """It says what it cannot hold, and holds what the docstring names."""
     with pytest.raises(ValueError, match="powers of one base"):
