@@ -3,11 +3,13 @@
 import jax
 import optax
 
-from optax_rprop._alias import rprop
+from optax_rprop._hyperparams import translates_pytorch
 from optax_rprop._layouts import StateLayout
-from optax_rprop._resolve_signs import resolve_signs
+from optax_rprop._rprop import rprop
+from optax_rprop._sign_test import LeanMask, resolve_signs
 
 
+@translates_pytorch
 def minibatch_rprop(
     learning_rate: jax.typing.ArrayLike = 0.05,
     eta_minus: jax.typing.ArrayLike = 0.85,
@@ -18,6 +20,7 @@ def minibatch_rprop(
     threshold: jax.typing.ArrayLike = 1.2,
     decay: jax.typing.ArrayLike = 0.95,
     lean: jax.typing.ArrayLike = 0.1,
+    lean_mask: LeanMask | None = None,
     statistics_dtype: jax.typing.DTypeLike | None = None,
     state_layout: StateLayout = "split",
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,6 +59,10 @@ def minibatch_rprop(
         step away from it, per root mean square of its array that the parameter lies
         from 0. Not negative. It acts as a weight decay in units of the noise. 0 turns
         it off, and then ``update`` needs no parameters.
+      lean_mask: Which parameters `lean` applies to: a pytree of bools with the
+        structure of the parameters, or a prefix of it, or a callable that returns one,
+        as ``weight_decay_mask`` elsewhere in Optax. Leave out scales of normalization
+        layers and temperatures. None: all.
       statistics_dtype: None: the test keeps 8 bytes per float32 parameter.
         ``"bfloat16"``: 4 bytes. Rprop's own state is not concerned.
       state_layout: How Rprop's state is stored, see `rprop`: ``"split"``, 5 bytes per
@@ -105,7 +112,13 @@ def minibatch_rprop(
       True
     """
     return optax.chain(
-        resolve_signs(threshold, decay, lean, statistics_dtype=statistics_dtype),
+        resolve_signs(
+            threshold,
+            decay=decay,
+            lean=lean,
+            lean_mask=lean_mask,
+            statistics_dtype=statistics_dtype,
+        ),
         rprop(
             learning_rate,
             eta_minus,
@@ -116,3 +129,7 @@ def minibatch_rprop(
             state_layout=state_layout,
         ),
     )
+
+
+# Doctests of decorated functions are found by this name alone.
+__test__ = {"minibatch_rprop": minibatch_rprop}

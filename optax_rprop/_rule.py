@@ -36,30 +36,72 @@ Mark = RpropMinus | RpropPlus | IRpropMinus | IRpropPlus
 
 
 class Rule(NamedTuple):
-    """What a variant does with a coordinate whose gradient changes sign.
+    """How a variant treats a coordinate whose gradient changes sign.
 
     Attributes:
-      forgets: True: do not move, and remember the sign 0, so that the next step
-        is neutral. False: move by the reduced step size and remember the new sign.
-      takes_back: Whether the coordinate's last update is taken back.
+      zeroes_gradient: True: the gradient counts as 0, so the coordinate is not
+        updated, and the next step is neutral. False: it is updated by the reduced
+        step size, and the new sign is remembered.
+      undoes: The last update of the coordinate is undone; with `reads_loss`, only if
+        the loss rose.
+      reads_loss: The rule needs the loss at every step.
       mark: Marks the states of this variant.
     """
 
-    forgets: bool
-    takes_back: Literal["never", "always", "if the loss rose"]
+    zeroes_gradient: bool
+    undoes: bool
+    reads_loss: bool
     mark: Mark
 
 
 VARIANTS: dict[Variant, Rule] = {
-    "rprop-": Rule(forgets=False, takes_back="never", mark=RpropMinus()),
-    "irprop-": Rule(forgets=True, takes_back="never", mark=IRpropMinus()),
-    "rprop+": Rule(forgets=True, takes_back="always", mark=RpropPlus()),
-    "irprop+": Rule(forgets=True, takes_back="if the loss rose", mark=IRpropPlus()),
+    #          zeroes_gradient, undoes, reads_loss
+    "rprop-": Rule(False, False, False, RpropMinus()),
+    "irprop-": Rule(True, False, False, IRpropMinus()),
+    "rprop+": Rule(True, True, False, RpropPlus()),
+    "irprop+": Rule(True, True, True, IRpropPlus()),
 }
+_VARIANT_OF: dict[type, Variant] = {type(r.mark): name for name, r in VARIANTS.items()}
+
+
+def variant_of(mark: Mark) -> Variant:
+    """The variant whose states bear a mark."""
+    return _VARIANT_OF[type(mark)]
+
+
+# A code holds what a coordinate remembers and what its last update was, so that the
+# update can be undone. With the step size d:
+#
+# -  1 or -1: this sign is remembered, and the last update was -code * d.
+# -  2 or -2: no sign is remembered. The last update undid the one before and was
+#    +sign(code) * d. That d proved too long. It shrinks in the next step and not
+#    before, since the undoing may itself have to be undone.
+# -  0: no sign is remembered, and there was no update.
+#
+# Only this file and the encodings of the layouts know these numbers.
+UNDONE = 2
+
+
+def remembered(codes: jax.Array) -> jax.Array:
+    """The remembered signs: -1, 0 or 1, in the dtype of the codes."""
+    return jax.lax.select(was_undone(codes), jnp.zeros_like(codes), codes)
+
+
+def was_undone(codes: jax.Array) -> jax.Array:
+    """Where the last update undid the one before, dtype bool."""
+    return jnp.abs(codes) == UNDONE
+
+
+def last_update(codes: jax.Array, step_sizes: jax.Array) -> jax.Array:
+    """The last update, to be subtracted from the parameters."""
+    # Of the codes in order, from -2 to 2: d, -d, 0, d, -d.
+    backward = (codes == -1) | (codes == UNDONE)
+    updates = jax.lax.select(backward, -step_sizes, step_sizes)
+    return jax.lax.select(codes == 0, jnp.zeros_like(updates), updates)
 
 
 class LossTrend(NamedTuple):
-    """What the loss says about the last step; dtype bool.
+    """How the loss has changed in the last step; dtype bool.
 
     Attributes:
       rose: The loss is greater than the last finite one, or has left the domain.
@@ -72,22 +114,22 @@ class LossTrend(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What is to be done with each coordinate of one leaf.
+    """The decision for each coordinate of one leaf.
 
-    The first of `take_back`, `grow` and `shrink` that holds counts. None stands for
-    nowhere.
+    The first of `undo`, `grow` and `shrink` that is True counts.
 
     Attributes:
       grow: The step size is multiplied by ``eta_plus``.
       shrink: The step size is multiplied by ``eta_minus``.
-      take_back: The last update is taken back by the step size that made it.
-      codes: What is to be remembered, and with it the update, as `decide` has it.
+      undo: The last update is undone by the step size that made it; None if the rule
+        never undoes.
+      new_codes: The codes after this step.
     """
 
     grow: jax.Array
     shrink: jax.Array
-    take_back: jax.Array | None
-    codes: jax.Array
+    undo: jax.Array | None
+    new_codes: jax.Array
 
 
 @jax.jit
@@ -132,21 +174,12 @@ def decide(
 ) -> Decision:
     """Apply a rule to one leaf.
 
-    A code tells what a coordinate remembers and what its last update was, so that it
-    can be taken back. With the step size d:
-
-    - 1 or -1: this sign is remembered, and the last update was -code * d.
-    - 2 or -2: nothing is remembered. The last update took the one before it back
-      and was +sign(code) * d. That d proved too long: it is to shrink in the next
-      step, and not before, since it may have to be taken back itself.
-    - 0: nothing is remembered, and there was no update.
-
     Args:
       grads: The gradient, of any shape and any real floating dtype.
       codes: The codes, same shape, any signed dtype.
-      trend: The loss's trend, for a rule that asks for it; None for the others.
+      trend: The loss's trend for a rule that reads the loss; None for the others.
       rule: One row of `VARIANTS`.
-      skip_zero_grads: Keep what is remembered where the gradient is 0.
+      skip_zero_grads: Keep the remembered sign where the gradient is 0.
 
     Returns:
       The decision, with codes in the dtype of the old ones.
@@ -157,27 +190,24 @@ def decide(
     # to 0, and the step sizes silently stop adapting.
     agreement = _signed(grads, codes)
     grow, changed = agreement == 1, agreement == -1
-    shrink = changed
-    taken_back = take_back = None
-    if rule.forgets:
+    shrink, undone, undo = changed, None, None
+    if rule.zeroes_gradient:
         new_codes = jax.lax.select(changed, zeros, new_codes)
-    if rule.takes_back != "never":
+    if rule.undoes:
         unknown = jnp.isnan(grads)
-        magnitudes = jnp.abs(codes)
-        taken_back = magnitudes == 2
+        undone = was_undone(codes)
         if trend is None:
-            take_back = changed | unknown
+            undo = changed | unknown
         else:
-            too_far = changed | (unknown & (magnitudes == 1))
-            take_back = (trend.rose & too_far) | trend.left_domain
-        shrink = changed | taken_back
-        back = jax.lax.select(taken_back, -codes, codes + codes)
-        new_codes = jax.lax.select(take_back, back, new_codes)
+            too_far = changed | (unknown & (jnp.abs(codes) == 1))
+            undo = (trend.rose & too_far) | trend.left_domain
+        shrink = changed | undone
+        back = jax.lax.select(undone, -codes, codes + codes)
+        new_codes = jax.lax.select(undo, back, new_codes)
     if skip_zero_grads:
-        skip = grads == 0
-        kept = codes
-        if taken_back is not None and take_back is not None:
-            skip = skip & ~take_back
-            kept = jax.lax.select(taken_back, zeros, codes)
+        skip, kept = grads == 0, codes
+        if undone is not None and undo is not None:
+            skip = skip & ~undo
+            kept = jax.lax.select(undone, zeros, codes)
         new_codes = jax.lax.select(skip, kept, new_codes)
-    return Decision(grow, shrink, take_back, new_codes)
+    return Decision(grow, shrink, undo, new_codes)

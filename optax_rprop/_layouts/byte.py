@@ -5,37 +5,46 @@ base**-down``, every step size is the initial one times a power of the base, and
 exponent is all that has to be kept.
 """
 
+import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_rprop._layouts.interface import Fields, Layout, memory_dtype, update_of
+from optax_rprop._hyperparams import HyperParams
 from optax_rprop._layouts.lattice import (
+    Base,
     Lattice,
-    Prepared,
-    capacity,
+    check_byte,
+    check_lattice,
     level_bounds,
+    levels_of,
+    log2_base_of,
     make_lattice,
-    prepare,
 )
-from optax_rprop._rule import Decision, Mark
+from optax_rprop._layouts.layout import (
+    Fields,
+    Layout,
+    Memory,
+    memory_dtype,
+)
+from optax_rprop._rule import VARIANTS, Decision, Mark, Rule, last_update, variant_of
 
 
 class ByteRpropState(NamedTuple):
     """State of Rprop with ``state_layout="byte"``: one byte per parameter.
 
-    `get_rprop_state` reads it back as the plain `RpropState`.
+    `get_rprop_state` converts it to a plain `RpropState`.
 
     Attributes:
-      codes: Pytree of the parameters' structure, shapes and shardings, dtype uint8.
-        With the remembered sign p, -1, 0 or 1, the level of the step size plus
-        85 * (p + 1). For the variants that take updates back it is the level plus
-        51 * (p + 2), where 2 or -2 is twice the sign of an update that was just
-        taken back.
-      lattice: What the levels stand for, a `Lattice`.
+      codes: Pytree with the structure, shapes and shardings of the parameters, dtype
+        uint8, or int8 with the same bits where step sizes are float64. With the
+        remembered sign p, -1, 0 or 1, the level of the step size plus 85 * (p + 1).
+        For the variants that undo updates, it is the level plus 51 * (p + 2), where 2
+        or -2 is twice the sign of an update that was just undone.
+      lattice: The step sizes that the levels stand for, a `Lattice`.
       prev_value: As in `RpropState`.
       variant: As in `RpropState`.
     """
@@ -46,47 +55,25 @@ class ByteRpropState(NamedTuple):
     variant: Mark
 
 
-class _Context(NamedTuple):
-    lattice: Lattice
-    variant: Mark
-    up: Any
-    down: Any
-    lowest: jax.Array
-    highest: jax.Array
+def _most(rule: Rule) -> int:
+    """The largest code of a rule."""
+    return 2 if rule.undoes else 1
 
 
-def _init(param: Any, prepared: Prepared, shared: dict[str, Any]) -> Fields:
-    level = shared["lattice"].unit_level
-    code = _encode(level, jnp.zeros_like(level), prepared.variant)
-    return (jnp.full_like(param, code, dtype=jnp.uint8),)
-
-
-def _bind(state: ByteRpropState, prepared: Prepared) -> _Context:
-    lattice = state.lattice
-    _, levels = capacity(state.variant)
-    lowest, highest = (
-        jnp.clip(level + lattice.unit_level, 0, levels - 1)
-        for level in level_bounds(
-            lattice.unit, prepared.hyperparams, prepared.log2_base
-        )
-    )
-    return _Context(lattice, state.variant, prepared.up, prepared.down, lowest, highest)
-
-
-def _encode(level: jax.Array, codes: jax.Array, variant: Mark) -> jax.Array:
-    most, levels = capacity(variant)
+def _encode(level: jax.Array, codes: jax.Array, rule: Rule, dtype: Any) -> jax.Array:
     # The last operation has two operands of full size: XLA would make one of a single
     # operand again for each of its readers, and with it all that comes before.
-    return level.astype(jnp.uint8) + (codes + most).astype(jnp.uint8) * np.uint8(levels)
+    zones = (codes + _most(rule)).astype(jnp.uint8) * np.uint8(levels_of(rule))
+    return _as_byte(level.astype(jnp.uint8) + zones, dtype)
 
 
-def _decode(fields: Fields, variant: Mark) -> tuple[jax.Array, jax.Array]:
+def _decode(fields: Fields, rule: Rule) -> Memory:
     """Levels, int32, and codes, int8."""
-    (stored,) = fields
-    most, levels = capacity(variant)
+    most = _most(rule)
+    stored = _as_byte(fields[0], np.uint8)
     level, codes = stored, jnp.full_like(stored, most, dtype=jnp.int8)
     for zone in range(2 * most, 0, -1):
-        start = np.uint8(zone * levels)
+        start = np.uint8(zone * levels_of(rule))
         # What lies below the start of a zone becomes a large number.
         level = jax.lax.min(level, stored - start)
         below = jnp.full_like(codes, zone - 1 - most)
@@ -94,24 +81,15 @@ def _decode(fields: Fields, variant: Mark) -> tuple[jax.Array, jax.Array]:
     return level.astype(jnp.int32), codes
 
 
-def _codes(fields: Fields, context: _Context) -> jax.Array:
-    return _decode(fields, context.variant)[1]
-
-
-def _advance(fields: Fields, decision: Decision, context: _Context) -> Fields:
-    level, _ = _decode(fields, context.variant)
-    change = jnp.where(decision.shrink, -context.down, 0)
-    change = jnp.where(decision.grow, context.up, change)
-    new_level = jax.lax.clamp(context.lowest, level + change, context.highest)
-    if decision.take_back is not None:
-        new_level = jax.lax.select(decision.take_back, level, new_level)
-    return (_encode(new_level, decision.codes, context.variant),)
+def _as_byte(stored: jax.Array, dtype: Any) -> jax.Array:
+    if stored.dtype == dtype:
+        return stored
+    return jax.lax.bitcast_convert_type(stored, dtype)
 
 
 def _step_sizes(level: jax.Array, lattice: Lattice, dtype: Any) -> jax.Array:
-    exponent = (level - lattice.unit_level).astype(dtype) * lattice.log2_base.astype(
-        dtype
-    )
+    log2_base = jnp.asarray(log2_base_of(lattice), dtype)
+    exponent = (level - lattice.unit_level).astype(dtype) * log2_base
     # Powers of two are exact, and the rest is near 1: errors do not grow with levels.
     whole = jnp.round(exponent)
     rest = jnp.exp((exponent - whole) * jnp.asarray(math.log(2), dtype))
@@ -122,35 +100,81 @@ def _step_sizes(level: jax.Array, lattice: Lattice, dtype: Any) -> jax.Array:
     return lattice.unit.astype(dtype) * rest * power
 
 
-def _moves(fields: Fields, context: _Context, dtype: Any) -> jax.Array:
-    level, codes = _decode(fields, context.variant)
-    step_sizes = _step_sizes(level, context.lattice, memory_dtype(dtype))
-    return update_of(step_sizes, codes, dtype)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Byte(Layout):
+    """Bound to a lattice, and to the lowest and highest level within the bounds."""
 
+    state_type = ByteRpropState
+    tree_names = ("codes",)
+    holds_any = False
+    lattice: Lattice
+    lowest: jax.Array
+    highest: jax.Array
+    base: Base = dataclasses.field(metadata={"static": True})
+    rule: Rule = dataclasses.field(metadata={"static": True})
 
-def _read(fields: Fields, state: ByteRpropState) -> tuple[jax.Array, jax.Array]:
-    def read(stored: jax.Array, lattice: Lattice) -> tuple[jax.Array, jax.Array]:
-        level, codes = _decode((stored,), state.variant)
-        return _step_sizes(level, lattice, jnp.result_type(float)), codes
+    @classmethod
+    def fitted(cls, numbers: HyperParams, rule: Rule) -> HyperParams:
+        check_byte(numbers, rule)
+        return numbers
 
-    # The state of many models at once has a lattice for each.
-    vectorized: Any = read
-    for _ in range(state.lattice.unit.ndim):
-        vectorized = jax.vmap(vectorized)
-    return vectorized(*fields, state.lattice)
+    @classmethod
+    def bound(cls, numbers: HyperParams, rule: Rule, state: Any = None) -> Self:
+        base, levels = check_byte(numbers, rule), levels_of(rule)
+        if state is None:
+            lattice = make_lattice(numbers, base, levels)
+        else:
+            lattice = state.lattice
+            check_lattice(lattice, numbers, base, levels)
+        lowest, highest = (
+            jnp.clip(level + lattice.unit_level, 0, levels - 1)
+            for level in level_bounds(lattice.unit, numbers, base.log2)
+        )
+        return cls(lattice, lowest, highest, base, rule)
 
+    def shared_fields(self) -> dict[str, Any]:
+        return {"lattice": self.lattice}
 
-LAYOUT = Layout(
-    state_type=ByteRpropState,
-    parameter_fields=("codes",),
-    prepare=prepare,
-    shared_fields=lambda prepared: {"lattice": make_lattice(prepared)},
-    init=_init,
-    bind=_bind,
-    codes=_codes,
-    advance=_advance,
-    moves=_moves,
-    read=_read,
-    spacing=lambda state: jnp.max(jnp.exp2(state.lattice.log2_base)),
-    write=None,
-)
+    def init(self, param: Any) -> Fields:
+        level = self.lattice.unit_level
+        is_double = memory_dtype(param) == jnp.float64
+        dtype = jnp.int8 if is_double else jnp.uint8
+        code = _encode(level, jnp.zeros_like(level), self.rule, dtype)
+        return (jnp.full_like(param, code, dtype=dtype),)
+
+    def codes(self, fields: Fields) -> jax.Array:
+        return _decode(fields, self.rule)[1]
+
+    def advance(self, fields: Fields, decision: Decision) -> Fields:
+        level, _ = _decode(fields, self.rule)
+        change = jnp.where(decision.shrink, -self.base.down, 0)
+        change = jnp.where(decision.grow, self.base.up, change)
+        new_level = jax.lax.clamp(self.lowest, level + change, self.highest)
+        if decision.undo is not None:
+            new_level = jax.lax.select(decision.undo, level, new_level)
+        return (_encode(new_level, decision.new_codes, self.rule, fields[0].dtype),)
+
+    def updates(self, fields: Fields, dtype: Any) -> jax.Array:
+        level, codes = _decode(fields, self.rule)
+        step_sizes = _step_sizes(level, self.lattice, memory_dtype(dtype))
+        return last_update(codes, step_sizes).astype(dtype)
+
+    @classmethod
+    def read(cls, fields: Fields, state: Any) -> Memory:
+        rule = VARIANTS[variant_of(state.variant)]
+
+        def read(stored: jax.Array, lattice: Lattice) -> Memory:
+            level, codes = _decode((stored,), rule)
+            dtype = jnp.float64 if stored.dtype == jnp.int8 else jnp.float32
+            return _step_sizes(level, lattice, dtype), codes
+
+        # The state of many models at once has a lattice for each.
+        vectorized: Any = read
+        for _ in range(state.lattice.unit.ndim):
+            vectorized = jax.vmap(vectorized)
+        return vectorized(*fields, state.lattice)
+
+    @classmethod
+    def spacing(cls, state: Any) -> float:
+        return 2 ** log2_base_of(state.lattice)

@@ -1,125 +1,146 @@
-"""The step sizes that a byte can name, and which hyper-parameters fit them."""
+"""The step sizes that a byte can hold, and which hyper-parameters fit them."""
 
+import functools
 import math
 from fractions import Fraction
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from optax_rprop._check_hyperparams import concrete_number
-from optax_rprop._layouts.interface import HyperParams
-from optax_rprop._rule import IRpropPlus, Mark, RpropPlus
+from optax_rprop._hyperparams import HyperParams
+from optax_rprop._layouts.layout import as_step_size
+from optax_rprop._rule import Rule
 
 _LARGEST_DENOMINATOR = 16
 # A bound counts as a level if it is one but for rounding.
 _SLACK = 1e-4
 
 
-class Capacity(NamedTuple):
-    """How a byte is divided: codes from -most to most, and so many levels for each."""
-
-    most: int
-    levels: int
-
-
-def capacity(variant: Mark) -> Capacity:
-    """How many codes and levels the states of a variant have."""
-    takes_back = isinstance(variant, RpropPlus | IRpropPlus)
-    return Capacity(2, 51) if takes_back else Capacity(1, 85)
-
-
 class Lattice(NamedTuple):
-    """The step sizes that a byte can name; all of them scalars.
+    """The step sizes that the state of the layout ``"byte"`` can hold.
 
     Level n stands for the step size ``unit * base**(n - unit_level)``.
 
     Attributes:
-      unit: The initial step size, in units of the parameters, float.
-      unit_level: Its level, int32.
-      log2_base: The binary logarithm of the base, float.
+      unit: The initial step size, in units of the parameters, shape (), float.
+      unit_level: Its level, shape (), int32.
+      log2_base: A dict whose one key is the binary logarithm of the base, written as
+        ``repr`` writes it, and whose value is empty. As a key it is part of the
+        structure of the state, so that a compiled update, too, can refuse a state of
+        another base.
     """
 
     unit: jax.Array
     unit_level: jax.Array
-    log2_base: jax.Array
+    log2_base: dict[str, tuple[()]]
 
 
-class Prepared(NamedTuple):
-    """Hyper-parameters whose factors are powers of one base."""
+class Base(NamedTuple):
+    """A base of which both factors are powers: ``base**up`` and ``base**-down``."""
 
-    hyperparams: HyperParams
-    variant: Mark
-    log2_base: float
     up: int
     down: int
+    log2: float
+
+
+def levels_of(rule: Rule) -> int:
+    """How many levels fit into a byte, beside the codes of a rule."""
+    return 51 if rule.undoes else 85
+
+
+def log2_base_of(lattice: Lattice) -> float:
+    """The binary logarithm of a lattice's base."""
+    (key,) = lattice.log2_base
+    return float(key)
 
 
 def _bounds_that_fit(
-    unit: float, lower: float, upper: float, log2_base: float, levels: int
+    unit: float, lower: float, upper: float, base: Base, levels: int
 ) -> tuple[float, float] | None:
     """Narrower bounds of the step sizes, if there are too many levels within these."""
     lowest, highest = (
-        math.log2(max(bound, 1e-45) / unit) / log2_base for bound in (lower, upper)
+        math.log2(max(bound, 1e-45) / unit) / base.log2 for bound in (lower, upper)
     )
     # Powers of two must be normal in float32.
-    last = min(levels - 1, math.floor(126 / log2_base))
+    last = min(levels - 1, math.floor(126 / base.log2))
     if math.floor(highest + _SLACK) - math.ceil(lowest - _SLACK) <= last:
         return None
-    lowest = min(max(lowest, highest - last), 0)
+    # A run must shrink its step sizes by more than it has to grow them.
+    lowest = max(lowest, min(highest, last // 3) - last)
     highest = min(highest, lowest + last)
-    return unit * 2 ** (lowest * log2_base), unit * 2 ** (highest * log2_base)
+    return unit * 2 ** (lowest * base.log2), unit * 2 ** (highest * base.log2)
 
 
-def prepare(hyperparams: HyperParams, variant: Mark) -> Prepared:
-    """Refuse hyper-parameters that a byte cannot hold, and find the base.
+@functools.lru_cache
+def base_of(eta_minus: float, eta_plus: float) -> Base | None:
+    """The base of which both factors are powers, if there is one."""
+    exact = math.log(eta_plus) / -math.log(eta_minus)
+    ratio = Fraction(exact).limit_denominator(_LARGEST_DENOMINATOR)
+    if abs(ratio / exact - 1) > 1e-6:
+        return None
+    up, down = ratio.numerator, ratio.denominator
+    return Base(up, down, -math.log2(eta_minus) / down)
+
+
+def check_byte(numbers: HyperParams, rule: Rule) -> Base:
+    """Refuse hyper-parameters that a byte cannot hold.
+
+    Returns:
+      The base.
 
     Raises:
       TypeError: A factor is an array.
       ValueError: The factors are not powers of one base, or the bounds too far apart.
     """
-    _, levels = capacity(variant)
-    unit, shrink, grow, lower, upper = (
-        concrete_number(name, number) for name, number in hyperparams._asdict().items()
-    )
-    if shrink is None or grow is None:
+    unit, shrink, grow, lower, upper = numbers
+    if isinstance(shrink, jax.Array) or isinstance(grow, jax.Array):
         raise TypeError(
             "eta_minus and eta_plus must be Python numbers with"
             ' state_layout="byte", got a JAX array. With optax.inject_hyperparams,'
             ' pass static_args=("eta_minus", "eta_plus").'
         )
 
-    def bounds_that_fit(down: int) -> tuple[float, float] | None:
-        if unit is None or lower is None or upper is None:
-            return None
-        return _bounds_that_fit(unit, lower, upper, -math.log2(shrink) / down, levels)
+    def bounds_that_fit(base: Base) -> tuple[float, float] | None:
+        # An array is not known yet.
+        if (
+            isinstance(unit, float)
+            and isinstance(lower, float)
+            and isinstance(upper, float)
+        ):
+            return _bounds_that_fit(unit, lower, upper, base, levels_of(rule))
+        return None
 
-    exact = math.log(grow) / -math.log(shrink)
-    ratio = Fraction(exact).limit_denominator(_LARGEST_DENOMINATOR)
-    if abs(ratio / exact - 1) > 1e-6:
+    base = base_of(shrink, grow)
+    if base is None:
+        exact = math.log(grow) / -math.log(shrink)
         candidates = [
-            Fraction(max(round(exact * down), 1), down)
+            Base(max(round(exact * down), 1), down, -math.log2(shrink) / down)
             for down in range(1, _LARGEST_DENOMINATOR + 1)
-            if down == 1 or not bounds_that_fit(down)
         ]
-        nearest = min(candidates, key=lambda candidate: abs(candidate - exact))
+        candidates = [
+            base for base in candidates if base.down == 1 or not bounds_that_fit(base)
+        ]
+        nearest = min(candidates, key=lambda base: abs(base.up / base.down - exact))
+        ratio = Fraction(nearest.up, nearest.down)
+        power = ratio if ratio.denominator == 1 else f"({ratio})"
         raise ValueError(
-            "eta_minus and eta_plus must be powers of one base with"
-            f' state_layout="byte", got {shrink} and {grow}. The nearest that fit are'
-            f" eta_minus={shrink} and eta_plus={shrink}**-({nearest}), about"
-            f" {shrink ** -float(nearest):.4g}."
+            'With state_layout="byte", eta_minus and eta_plus must be powers of a'
+            f" common base, got {shrink} and {grow}. The closest valid pair is"
+            f" eta_minus={shrink}, eta_plus={shrink}**-{power} (about"
+            f" {shrink ** -float(ratio):.4g})."
         )
-    up, down = ratio.numerator, ratio.denominator
-    fitting = bounds_that_fit(down)
+    fitting = bounds_that_fit(base)
     if fitting:
         raise ValueError(
-            f"min_step_size and max_step_size must be at most {levels} levels apart"
-            f' with this variant and state_layout="byte", got {lower} and {upper}.'
-            f" With these factors, min_step_size={fitting[0]:.6g} and"
-            f' max_step_size={fitting[1]:.6g} fit; state_layout="packed" has no such'
-            " limit."
+            f'With state_layout="byte" and this variant, min_step_size and'
+            f" max_step_size must be at most {levels_of(rule)} levels apart, got"
+            f" {lower} and {upper}. With these factors, min_step_size={fitting[0]:.6g}"
+            f" and max_step_size={fitting[1]:.6g} fit, a window around the initial step"
+            ' size. state_layout="packed" has no such limit.'
         )
-    return Prepared(hyperparams, variant, -math.log2(shrink) / down, up, down)
+    return base
 
 
 @jax.jit
@@ -127,12 +148,11 @@ def level_bounds(
     unit: jax.Array, numbers: HyperParams, log2_base: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """The lowest and the highest level within the bounds, counted from the unit's."""
-    tiny = jnp.finfo(unit.dtype).tiny
-    farthest = 126 / jnp.asarray(log2_base, unit.dtype)
+    log2_base = jnp.asarray(log2_base, unit.dtype)
+    farthest = 126 / log2_base
     lowest, highest = (
         jnp.clip(
-            jnp.log2(jnp.maximum(jnp.asarray(bound, unit.dtype), tiny) / unit)
-            / jnp.asarray(log2_base, unit.dtype),
+            jnp.log2(as_step_size(bound, unit.dtype) / unit) / log2_base,
             -farthest,
             farthest,
         )
@@ -142,16 +162,50 @@ def level_bounds(
     return levels[0].astype(jnp.int32), levels[1].astype(jnp.int32)
 
 
-def make_lattice(prepared: Prepared) -> Lattice:
+def make_lattice(numbers: HyperParams, base: Base, levels: int) -> Lattice:
     """The lattice on which the initial step size lies."""
-    dtype = jnp.result_type(float)
-    unit = jnp.asarray(prepared.hyperparams.learning_rate, dtype)
-    lowest, highest = level_bounds(unit, prepared.hyperparams, prepared.log2_base)
-    _, levels = capacity(prepared.variant)
+    unit = as_step_size(numbers.learning_rate, jnp.result_type(float))
+    lowest, highest = level_bounds(unit, numbers, base.log2)
     # Levels that are to spare are for bounds that are changed later. Bounds that are
     # arrays may also be too far apart, and then both give way.
     spare = levels - 1 - (highest - lowest)
     below = jnp.where(
         spare >= 0, -lowest + spare // 2, jnp.minimum(-lowest, levels // 2)
     )
-    return Lattice(unit, below, jnp.asarray(prepared.log2_base, dtype))
+    return Lattice(unit, below, {repr(base.log2): ()})
+
+
+def check_lattice(
+    lattice: Lattice, numbers: HyperParams, base: Base, levels: int
+) -> None:
+    """Refuse a resumed state that cannot hold the step sizes of an optimizer.
+
+    Raises:
+      ValueError: It has another base, or cannot hold the bounds, where they are known.
+    """
+    remedy = (
+        "Start again from `init`, or convert the state by get_rprop_state and continue"
+        ' with state_layout="split".'
+    )
+    actual = log2_base_of(lattice)
+    if not math.isclose(actual, base.log2, rel_tol=1e-6):
+        raise ValueError(
+            f"The step sizes of this state are powers of {2**actual:.6g}, but"
+            f" eta_minus={numbers.eta_minus} and eta_plus={numbers.eta_plus} are powers"
+            f" of {2**base.log2:.6g}. {remedy}"
+        )
+    known = not any(isinstance(number, jax.Array) for number in numbers)
+    unit, unit_level = lattice.unit, lattice.unit_level
+    if not known or isinstance(unit, Tracer) or unit.ndim:
+        return
+    lowest, highest = level_bounds(unit, numbers, base.log2)
+    if lowest + unit_level < 0 or highest + unit_level >= levels:
+        least, most = (
+            float(unit) * 2 ** (float(level - unit_level) * base.log2)
+            for level in (0, levels - 1)
+        )
+        raise ValueError(
+            f"This state can hold step sizes from {least:.6g} to {most:.6g}, but"
+            f" min_step_size={numbers.min_step_size} and"
+            f" max_step_size={numbers.max_step_size}. {remedy}"
+        )

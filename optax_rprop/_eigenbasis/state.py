@@ -1,4 +1,4 @@
-"""The state of `in_eigenbasis`, and what a gradient teaches it."""
+"""The state of `in_eigenbasis`, and how it learns from a gradient."""
 
 from typing import Any, NamedTuple
 
@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_rprop._layouts import LAYOUT_OF
-from optax_rprop._layouts.interface import leaves_of, trees_of
-from optax_rprop._rotation import carry_over, decayed_moments, turned
-
-Memory = list[tuple[jax.Array, jax.Array]]
+from optax_rprop._eigenbasis.rotation import carry_over, decayed_moments, turned
+from optax_rprop._layouts import Found, find_states, is_rprop_state
+from optax_rprop._layouts.layout import Memory, trees_of
 
 
 class EigenbasisState(NamedTuple):
@@ -38,39 +36,37 @@ class EigenbasisState(NamedTuple):
     phase: jax.Array  # shape=(), dtype=int32
 
 
-def _find(opt_state: Any) -> tuple[list[Any], Any, int]:
-    """The nodes of a state, its structure, and which node is the state of Rprop."""
-    nodes, treedef = jax.tree.flatten(opt_state, lambda node: type(node) in LAYOUT_OF)
-    found = [i for i, node in enumerate(nodes) if type(node) in LAYOUT_OF]
+def _find(inner_state: Any) -> Found:
+    found = find_states(inner_state)
     if len(found) != 1:
         raise ValueError(
             f"inner must hold one state of Rprop, got {len(found)}. For groups of"
             " parameters, use optax.partition with `in_eigenbasis` inside."
         )
-    if LAYOUT_OF[type(nodes[found[0]])].write is None:
+    if not found[0].layout.holds_any:
         raise ValueError(
             'inner must have state_layout="split" or "packed", got "byte". Its step'
             " sizes are powers of one base, and those along new directions are not."
         )
-    return nodes, treedef, found[0]
+    return found[0]
 
 
-def read_memory(opt_state: Any) -> Memory:
+def read_memory(inner_state: Any) -> list[Memory]:
     """Step sizes and codes of each leaf, from the one state of Rprop in a state."""
-    nodes, _, i = _find(opt_state)
-    state, layout = nodes[i], LAYOUT_OF[type(nodes[i])]
-    return [layout.read(leaf, state) for leaf in leaves_of(layout, state)]
+    return _find(inner_state).memory()
 
 
-def write_memory(opt_state: Any, memory: Memory) -> Any:
+def write_memory(inner_state: Any, memory: list[Memory]) -> Any:
     """The state, with these step sizes and codes in its state of Rprop."""
-    nodes, treedef, i = _find(opt_state)
-    layout = LAYOUT_OF[type(nodes[i])]
-    assert layout.write is not None  # As `_find` has it.
-    leaves = [layout.write(*leaf) for leaf in memory]
-    structure = jax.tree.structure(getattr(nodes[i], layout.parameter_fields[0]))
-    nodes[i] = nodes[i]._replace(**trees_of(layout, leaves, structure))
-    return treedef.unflatten(nodes)
+    _, state, layout = _find(inner_state)
+    structure = jax.tree.structure(getattr(state, layout.tree_names[0]))
+    fields = [layout.write(leaf) for leaf in memory]
+    new_state = state._replace(**trees_of(layout, fields, structure))
+    return jax.tree.map(
+        lambda node: new_state if node is state else node,
+        inner_state,
+        is_leaf=is_rprop_state,
+    )
 
 
 def learn(
@@ -107,14 +103,11 @@ def learn(
     def turn(bases: Any, inner_state: Any) -> tuple[Any, Any]:
         new = tuple(map(turned, moments))
         leaves = zip(read_memory(inner_state), prev_grads, bases, new, strict=True)
-        memory = [
-            carry_over(*remembered, prev, old, basis)
-            for remembered, prev, old, basis in leaves
-        ]
+        memory = [carry_over(*leaf) for leaf in leaves]
         return new, write_memory(inner_state, memory)
 
-    # Never on the way back from outside the domain: Rprop undoes its last update in the
-    # basis in which it was made.
+    # Never after a point outside the domain: Rprop undoes its last update in the basis
+    # in which it was made.
     bases, inner_state = jax.lax.cond(
         compared & differs & (state.phase == 1),
         turn,

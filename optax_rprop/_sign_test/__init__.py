@@ -1,26 +1,27 @@
-"""A sequential sign test, by which Rprop trains on mini-batches."""
+"""The sequential sign test as a gradient transformation, for mini-batches."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_rprop._check_arguments import check_params, check_updates
-from optax_rprop._check_hyperparams import concrete_number
-from optax_rprop._evidence import (
-    PackedResolveSignsState,
-    ResolveSignsState,
-    resolve_leaf,
-)
-from optax_rprop._layouts.interface import memory_dtype
+from optax_rprop._arguments import matching_leaves, real_leaves
+from optax_rprop._hyperparams import read_decay, read_number
+from optax_rprop._layouts.layout import memory_dtype
+from optax_rprop._sign_test.leaf import resolve_leaf
+from optax_rprop._sign_test.states import PackedResolveSignsState, ResolveSignsState
+
+LeanMask = Any | Callable[[optax.Params], Any]
 
 
 def resolve_signs(
     threshold: jax.typing.ArrayLike = 1.2,
+    *,
     decay: jax.typing.ArrayLike = 0.95,
     lean: jax.typing.ArrayLike = 0.1,
-    *,
+    lean_mask: LeanMask | None = None,
     statistics_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let each coordinate wait until the sign of its gradient is known.
@@ -91,6 +92,10 @@ def resolve_signs(
       lean: By how much the threshold is lower for a step towards 0, and higher for a
         step away from it, per root mean square that the parameter lies from 0. Not
         negative. 0 treats both alike, and needs no parameters.
+      lean_mask: Which parameters the test leans for: a pytree of bools with the
+        structure of the parameters, or a prefix of it, or a callable that returns one
+        for the parameters. False leaves out, for example, scales of normalization
+        layers and temperatures, whose neutral value is not 0. None leans for all.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and
         in float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
         together, rounded to three digits; in ten contests test errors differ by less
@@ -135,43 +140,47 @@ def resolve_signs(
       Dissecting Adam, ICML 2018, https://arxiv.org/abs/1705.07774; Zadaianchuk,
       Probabilistic RPROP, a project report and code.
     """
-    bound = concrete_number("threshold", threshold, "resolve_signs")
-    kept = concrete_number("decay", decay, "resolve_signs")
-    leaning = concrete_number("lean", lean, "resolve_signs")
-    if bound is not None and not bound > 0:
-        raise ValueError(f"threshold must be positive, got {threshold}.")
-    if kept is not None and not 0 < kept <= 1:
-        raise ValueError(f"decay must lie in (0, 1], got {decay}.")
-    if leaning is not None and leaning < 0:
-        raise ValueError(f"lean must not be negative, got {lean}.")
-    if (
-        bound is not None
-        and kept is not None
-        and (1 - kept) * (bound + 2 * (leaning or 0)) ** 2 >= 1 + kept
-    ):
-        raise ValueError(
-            "threshold + 2 * lean must be less than sqrt((1 + decay) / (1 - decay)), or"
-            f" not even equal gradients resolve, got threshold={threshold} and"
-            f" lean={lean} with decay={decay}. Lower threshold or lean, or raise decay."
-        )
-
-    packed = statistics_dtype is not None
-    if packed and jnp.dtype(statistics_dtype) != jnp.bfloat16:
-        raise ValueError(
-            f'statistics_dtype must be None or "bfloat16", got {statistics_dtype!r}.'
-        )
+    threshold = read_number("threshold", threshold, "resolve_signs")
+    decay = read_decay(decay, "resolve_signs")
+    lean = read_number("lean", lean, "resolve_signs")
+    _check_resolvable(threshold, decay, lean)
+    packed = _is_packed(statistics_dtype, decay)
     state_type = PackedResolveSignsState if packed else ResolveSignsState
 
     def zeros(params: optax.Params) -> Any:
         leaves = [
             jnp.zeros_like(param, dtype=jnp.uint32 if packed else memory_dtype(param))
-            for param in check_params(params)
+            for param in real_leaves(params)
         ]
         return jax.tree.structure(params).unflatten(leaves)
 
     def init_fn(params: optax.Params) -> Any:
         # A call for each: the fields must not share arrays, or donation fails.
         return state_type(*(zeros(params) for _ in state_type._fields))
+
+    def leaning_weights(params: optax.Params | None, state: Any) -> list[Any]:
+        """For each leaf its parameters, or None if its test does not lean."""
+        if params is None:
+            raise ValueError(
+                "params must be given, because the test leans towards 0: call"
+                " update(grads, state, params). Where there are no parameters in the"
+                " coordinates of the gradient, as inside in_eigenbasis, use lean=0."
+            )
+        weights = matching_leaves(params, state, "params")
+        if lean_mask is None:
+            return weights
+        mask = lean_mask(params) if callable(lean_mask) else lean_mask
+        try:
+            leans = jax.tree.leaves(jax.tree.broadcast(mask, params))
+        except ValueError as error:
+            raise ValueError(
+                "lean_mask must be a tree of bools with the structure of the"
+                f" parameters, or a prefix of it, got {jax.tree.structure(mask)}."
+            ) from error
+        return [
+            weight if leaf else None
+            for weight, leaf in zip(weights, leans, strict=True)
+        ]
 
     def update_fn(
         updates: optax.Updates,
@@ -182,20 +191,12 @@ def resolve_signs(
         del extra_args
         if not isinstance(state, state_type):
             raise TypeError(
-                f"state must be a {state_type.__name__}, as `init` returns it, got"
+                f"state must be the {state_type.__name__} that `init` returns, got"
                 f" {type(state).__name__}."
             )
-        grads = check_updates(updates, state)
-        weights = [None] * len(grads)
-        if leaning != 0 and grads:
-            if params is None:
-                raise ValueError(
-                    "params must be given, for the test leans towards 0: call"
-                    " update(grads, state, params). Where there are no parameters in"
-                    " the coordinates of the gradient, as inside in_eigenbasis, take"
-                    " lean=0."
-                )
-            weights = check_updates(params, state, "params")
+        grads = matching_leaves(updates, state)
+        leans = grads and not (isinstance(lean, float) and lean == 0)
+        weights = leaning_weights(params, state) if leans else [None] * len(grads)
         memories = zip(*map(jax.tree.leaves, state), strict=True)
         pairs = [
             resolve_leaf(*leaf, threshold, decay, lean)
@@ -209,3 +210,46 @@ def resolve_signs(
         return treedef.unflatten([emitted for emitted, _ in pairs]), state_type(*fields)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_resolvable(
+    threshold: float | jax.Array, decay: float | jax.Array, lean: float | jax.Array
+) -> None:
+    bound, kept, leaning = (
+        number if isinstance(number, float) else None
+        for number in (threshold, decay, lean)
+    )
+    if bound is not None and not bound > 0:
+        raise ValueError(f"threshold must be positive, got {bound}.")
+    if leaning is not None and leaning < 0:
+        raise ValueError(f"lean must not be negative, got {leaning}.")
+    if (
+        bound is not None
+        and kept is not None
+        and (1 - kept) * (bound + 2 * (leaning or 0)) ** 2 >= 1 + kept
+    ):
+        raise ValueError(
+            "threshold + 2 * lean must be less than sqrt((1 + decay) / (1 - decay)),"
+            " otherwise even a constant gradient is never resolved, got"
+            f" threshold={bound} and lean={leaning} with decay={kept}. Lower threshold"
+            " or lean, or raise decay."
+        )
+
+
+def _is_packed(
+    statistics_dtype: jax.typing.DTypeLike | None, decay: float | jax.Array
+) -> bool:
+    if statistics_dtype is None:
+        return False
+    if statistics_dtype not in ("bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")):
+        raise ValueError(
+            f'statistics_dtype must be None or "bfloat16", got {statistics_dtype!r}.'
+        )
+    # With 8 bits, the product with a decay near 1 rounds back, and nothing fades.
+    if isinstance(decay, float) and 0.99 < decay < 1:
+        raise ValueError(
+            'decay must be at most 0.99, or 1, with statistics_dtype="bfloat16", got'
+            f" {decay}: rounded to 8 bits, sums would not decay. Use"
+            " statistics_dtype=None."
+        )
+    return True

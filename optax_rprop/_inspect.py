@@ -1,14 +1,16 @@
-"""A look inside: reads the state of Rprop out of any optimizer's state."""
+"""Inspects the state of Rprop inside any optimizer's state."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from optax_rprop._layouts import LAYOUT_OF
-from optax_rprop._layouts.interface import Layout, leaves_of
+from optax_rprop._layouts import Found, find_states
+from optax_rprop._layouts.layout import Memory
 from optax_rprop._layouts.split import RpropState
-from optax_rprop._rotation import gathered
+from optax_rprop._rule import remembered
+from optax_rprop._sharding import gathered
 
 
 class RpropDiagnostics(NamedTuple):
@@ -19,129 +21,132 @@ class RpropDiagnostics(NamedTuple):
       median_step_size: The median step size.
       largest_step_size: The largest step size.
       fraction_at_min: The fraction of coordinates, from 0 to 1, whose step size
-        is at its lower bound.
-      fraction_at_max: The fraction whose step size is at its upper bound.
+        is at its lower bound; None if the bound was not given.
+      fraction_at_max: The fraction whose step size is at its upper bound; None if the
+        bound was not given.
       fraction_forgotten: The fraction whose remembered sign is 0.
     """
 
     smallest_step_size: jax.Array
     median_step_size: jax.Array
     largest_step_size: jax.Array
-    fraction_at_min: jax.Array
-    fraction_at_max: jax.Array
+    fraction_at_min: jax.Array | None
+    fraction_at_max: jax.Array | None
     fraction_forgotten: jax.Array
 
 
-def _is_rprop_state(node: Any) -> bool:
-    return type(node) in LAYOUT_OF
-
-
-def _find(opt_state: Any) -> tuple[Any, Layout]:
-    nodes, _ = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_rprop_state)
-    found = [(path, node) for path, node in nodes if _is_rprop_state(node)]
+def _find(opt_state: Any) -> Found:
+    found = find_states(opt_state)
     if not found:
         raise ValueError(
             "opt_state must hold a state of Rprop, got none in"
             f" {jax.tree.structure(opt_state)}."
         )
     if len(found) > 1:
-        paths = ", ".join("opt_state" + jax.tree_util.keystr(path) for path, _ in found)
+        paths = ", ".join("opt_state" + each.path for each in found)
         raise ValueError(
             f"opt_state must hold one state of Rprop, got {len(found)}: {paths}. Pass"
             " one of them."
         )
-    ((_, state),) = found
-    return state, LAYOUT_OF[type(state)]
+    return found[0]
 
 
 def get_rprop_state(opt_state: Any) -> RpropState:
-    """Find the state of Rprop in an optimizer's state, whatever its layout.
+    """Find the state of Rprop in an optimizer's state, and convert it to ``"split"``.
 
-    Works inside ``jax.jit`` and for every wrapper whose state is a pytree: chains,
-    ``optax.inject_hyperparams``, ``optax.MultiSteps``, Flax NNX and so on.
+    The result is the exact state as ``state_layout="split"`` stores it, whatever the
+    layout was: a run can continue from it in that layout, bit for bit where the layout
+    was ``"split"`` or ``"packed"``. Works inside ``jax.jit`` and for every wrapper
+    whose state is a pytree: chains, ``optax.inject_hyperparams``, ``optax.MultiSteps``,
+    Flax NNX and so on.
 
     Args:
       opt_state: Any pytree in which exactly one state of Rprop is nested.
 
     Returns:
-      The state with step sizes and remembered signs in trees of their own.
+      The state with step sizes and remembered signs in separate trees. Its arrays are
+      those of `opt_state` where that is of layout ``"split"``.
 
     Raises:
       ValueError: There is no state of Rprop in it, or there are several.
 
     Example:
+      Continue a run in another layout:
+
       >>> import jax.numpy as jnp
       >>> import optax_rprop
-      >>> optimizer = optax_rprop.rprop(learning_rate=0.25, state_layout="packed")
-      >>> state = optimizer.init({"w": jnp.zeros(2)})
-      >>> _, state = optimizer.update({"w": jnp.array([7.0, -7.0])}, state)
+      >>> packed = optax_rprop.rprop(learning_rate=0.25, state_layout="packed")
+      >>> state = packed.init({"w": jnp.zeros(2)})
+      >>> _, state = packed.update({"w": jnp.array([7.0, -7.0])}, state)
       >>> plain = optax_rprop.get_rprop_state(state)
       >>> print(plain.step_sizes["w"], plain.prev_grad_signs["w"])
       [0.25 0.25] [ 1 -1]
+      >>> split = optax_rprop.rprop(learning_rate=0.25)
+      >>> _, *others = split.init({"w": jnp.zeros(2)})
+      >>> updates, _ = split.update({"w": jnp.array([7.0, 7.0])}, (plain, *others))
+      >>> print(updates["w"])
+      [-0.3 -0. ]
     """
-    state, layout = _find(opt_state)
-    treedef = jax.tree.structure(getattr(state, layout.parameter_fields[0]))
-    read = [layout.read(memory, state) for memory in leaves_of(layout, state)]
+    found = _find(opt_state)
+    memory = found.memory()
+    treedef = jax.tree.structure(getattr(found.state, found.layout.tree_names[0]))
     return RpropState(
-        step_sizes=treedef.unflatten([step_sizes for step_sizes, _ in read]),
-        prev_grad_signs=treedef.unflatten([_remembered(codes) for _, codes in read]),
-        prev_value=state.prev_value,
-        variant=state.variant,
+        step_sizes=treedef.unflatten([step_sizes for step_sizes, _ in memory]),
+        prev_grad_signs=treedef.unflatten(
+            [codes.astype(jnp.int8) for _, codes in memory]
+        ),
+        prev_value=found.state.prev_value,
+        variant=found.state.variant,
     )
 
 
-def _remembered(codes: jax.Array) -> jax.Array:
-    return jnp.where(jnp.abs(codes) == 2, 0, codes).astype(jnp.int8)
-
-
-def _spacing(opt_state: Any) -> jax.typing.ArrayLike:
-    state, layout = _find(opt_state)
-    return layout.spacing(state)
-
-
 def _summarize(
-    step_sizes: list[jax.Array],
-    signs: list[jax.Array],
-    min_step_size: jax.typing.ArrayLike,
-    max_step_size: jax.typing.ArrayLike,
-    spacing: jax.typing.ArrayLike,
+    memory: list[Memory],
+    min_step_size: jax.typing.ArrayLike | None,
+    max_step_size: jax.typing.ArrayLike | None,
+    spacing: float,
 ) -> RpropDiagnostics:
     dtype = jnp.result_type(float)
+    step_sizes = [leaf for leaf, _ in memory]
 
     def gather(leaves: list[jax.Array]) -> jax.Array:
         # Arrays of different shardings cannot be concatenated.
         whole = map(gathered, leaves)
         return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in whole])
 
+    def fraction(test: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        return jnp.mean(gather(list(map(test, step_sizes))))
+
     # A bound is compared as it is stored: 1e-6 in float32 is not 1e-6 in float64. No
     # step size is nearer to it than the last one within, but for rounding.
-    def reach(leaf: jax.Array) -> jax.Array:
-        return jnp.maximum(1.0, 0.9999 * jnp.asarray(spacing)).astype(leaf.dtype)
-
-    at_min = [
-        leaf <= jnp.asarray(min_step_size, leaf.dtype) * reach(leaf)
-        for leaf in step_sizes
-    ]
-    at_max = [
-        leaf >= jnp.asarray(max_step_size, leaf.dtype) / reach(leaf)
-        for leaf in step_sizes
-    ]
+    reach = max(1.0, 0.9999 * spacing)
+    fraction_at_min = fraction_at_max = None
+    if min_step_size is not None:
+        fraction_at_min = fraction(
+            lambda leaf: leaf <= jnp.asarray(min_step_size, leaf.dtype) * reach
+        )
+    if max_step_size is not None:
+        fraction_at_max = fraction(
+            lambda leaf: leaf >= jnp.asarray(max_step_size, leaf.dtype) / reach
+        )
     all_step_sizes = gather(step_sizes)
     return RpropDiagnostics(
         smallest_step_size=jnp.min(all_step_sizes),
         median_step_size=jnp.median(all_step_sizes),
         largest_step_size=jnp.max(all_step_sizes),
-        fraction_at_min=jnp.mean(gather(at_min)),
-        fraction_at_max=jnp.mean(gather(at_max)),
-        fraction_forgotten=jnp.mean(gather([leaf == 0 for leaf in signs])),
+        fraction_at_min=fraction_at_min,
+        fraction_at_max=fraction_at_max,
+        fraction_forgotten=jnp.mean(
+            gather([remembered(codes) == 0 for _, codes in memory])
+        ),
     )
 
 
 def diagnostics(
     opt_state: Any,
     *,
-    min_step_size: jax.typing.ArrayLike = 1e-6,
-    max_step_size: jax.typing.ArrayLike = 50.0,
+    min_step_size: jax.typing.ArrayLike | None = None,
+    max_step_size: jax.typing.ArrayLike | None = None,
 ) -> RpropDiagnostics:
     """Summarize the state of Rprop in six numbers.
 
@@ -162,8 +167,8 @@ def diagnostics(
 
     Args:
       opt_state: As for `get_rprop_state`.
-      min_step_size: The lower bound that the optimizer was given; the state does
-        not hold it.
+      min_step_size: The lower bound that the optimizer was given. The state does not
+        hold it: without it, the fraction at it is None.
       max_step_size: The upper bound, likewise.
 
     Returns:
@@ -182,21 +187,19 @@ def diagnostics(
       >>> print(summary.median_step_size, summary.fraction_forgotten)
       0.25 0.5
     """
-    state = get_rprop_state(opt_state)
-    step_sizes = jax.tree.leaves(state.step_sizes)
-    if not any(leaf.size for leaf in step_sizes):
+    found = _find(opt_state)
+    memory = found.memory()
+    if not any(step_sizes.size for step_sizes, _ in memory):
         raise ValueError("opt_state must hold at least one step size, got none.")
-    signs = jax.tree.leaves(state.prev_grad_signs)
-    return _summarize(
-        step_sizes, signs, min_step_size, max_step_size, _spacing(opt_state)
-    )
+    spacing = found.layout.spacing(found.state)
+    return _summarize(memory, min_step_size, max_step_size, spacing)
 
 
 def diagnostics_by_leaf(
     opt_state: Any,
     *,
-    min_step_size: jax.typing.ArrayLike = 1e-6,
-    max_step_size: jax.typing.ArrayLike = 50.0,
+    min_step_size: jax.typing.ArrayLike | None = None,
+    max_step_size: jax.typing.ArrayLike | None = None,
 ) -> dict[str, RpropDiagnostics]:
     """Summarize the state of Rprop leaf by leaf, for instance for a heat map.
 
@@ -222,14 +225,14 @@ def diagnostics_by_leaf(
       ['b'] 0.25
       ['w'] 0.25
     """
-    state = get_rprop_state(opt_state)
-    spacing = _spacing(opt_state)
-    named, _ = jax.tree_util.tree_flatten_with_path(state.step_sizes)
-    signs = jax.tree.leaves(state.prev_grad_signs)
+    found = _find(opt_state)
+    spacing = found.layout.spacing(found.state)
+    tree = getattr(found.state, found.layout.tree_names[0])
+    named, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path): _summarize(
-            [step_sizes], [leaf_signs], min_step_size, max_step_size, spacing
+            [leaf], min_step_size, max_step_size, spacing
         )
-        for (path, step_sizes), leaf_signs in zip(named, signs, strict=True)
-        if step_sizes.size
+        for (path, _), leaf in zip(named, found.memory(), strict=True)
+        if leaf[0].size
     }

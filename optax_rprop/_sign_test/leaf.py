@@ -1,44 +1,12 @@
-"""The sequential sign test, elementwise: what was seen, and which signs are known."""
+"""The sequential sign test, elementwise."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from optax_rprop._layouts.interface import Fields
-
-
-class ResolveSignsState(NamedTuple):
-    """State of `resolve_signs`.
-
-    Both fields are pytrees of the parameters' structure, shapes and shardings,
-    float64 for float64 parameters and float32 for all others, and never hold NaN
-    or infinities.
-
-    Attributes:
-      grad_sums: The decayed sum of each coordinate's gradients since its sign was
-        last resolved, S. Where it was just resolved, what was emitted, which counts
-        as 0 from then on.
-      grad_norms: The root of the decayed sum of the squares of all gradients, R;
-        stored as -R where the sign was just resolved.
-    """
-
-    grad_sums: optax.Params
-    grad_norms: optax.Params
-
-
-class PackedResolveSignsState(NamedTuple):
-    """State of `resolve_signs` with ``statistics_dtype="bfloat16"``.
-
-    Attributes:
-      statistics: Pytree of the parameters' structure, shapes and shardings, dtype
-        uint32: the bits of S as bfloat16, then those of R, or of -R where the sign
-        was just resolved.
-    """
-
-    statistics: optax.Params
+from optax_rprop._layouts.layout import Fields
 
 
 def _unpack(memory: Fields) -> Fields:
@@ -136,4 +104,9 @@ def resolve_leaf(
     memory = (sums, norms) if len(memory) == 2 else _pack(sums, norms)
     # Read from the new memory, so that XLA does not do the test again.
     sums, norms = _unpack(memory)
-    return jnp.where(norms < 0, sums, zeros).astype(grads.dtype), memory
+    emitted = jnp.where(norms < 0, sums, zeros)
+    if jnp.finfo(grads.dtype).bits < jnp.finfo(dtype).bits:
+        # A sum of finite gradients may exceed what their dtype can hold.
+        largest = jnp.finfo(grads.dtype).max.astype(dtype)
+        emitted = jnp.clip(emitted, -largest, largest)
+    return emitted.astype(grads.dtype), memory

@@ -9,29 +9,14 @@ gathered, computed with on every device, and laid out again as they came.
 import jax
 import jax.numpy as jnp
 
+from optax_rprop._layouts.layout import Memory
+from optax_rprop._rule import UNDONE, remembered, was_undone
+from optax_rprop._sharding import gathered, placed_like
+
 Matrices = tuple[jax.Array | None, ...]
 # Where single precision is cut to 8 or 11 bits otherwise, bases would not stay
 # orthogonal.
 _PRECISION = jax.lax.Precision.HIGHEST
-
-
-def gathered(leaf: jax.Array) -> jax.Array:
-    """The whole leaf on every device."""
-    # Versions of JAX that cannot reshard have no complete Explicit mode either.
-    if not hasattr(jax.sharding, "reshard"):
-        return leaf
-    mesh = jax.typeof(leaf).sharding.mesh
-    if not mesh.explicit_axes:
-        return leaf
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.sharding.reshard(leaf, everywhere)
-
-
-def placed_like(leaf: jax.Array, other: jax.Array) -> jax.Array:
-    """The leaf, gathered before, laid out like another."""
-    if gathered(other) is other:
-        return leaf
-    return jax.sharding.reshard(leaf, jax.typeof(other).sharding)
 
 
 def rotate(leaf: jax.Array, bases: Matrices, *, back: bool = False) -> jax.Array:
@@ -79,29 +64,28 @@ def decayed_moments(
 
 def turned(moments: Matrices) -> Matrices:
     """The eigenvectors of the second moments."""
+    # A moment of low rank has equal eigenvalues, for which the derivative is NaN.
     return tuple(
-        None if moment is None else jnp.linalg.eigh(moment)[1] for moment in moments
+        None if moment is None else jnp.linalg.eigh(jax.lax.stop_gradient(moment))[1]
+        for moment in moments
     )
 
 
 def carry_over(
-    step_sizes: jax.Array,
-    codes: jax.Array,
-    prev_grads: jax.Array,
-    old: Matrices,
-    new: Matrices,
-) -> tuple[jax.Array, jax.Array]:
-    """What Rprop remembers of a leaf, from an old basis to a new one.
+    memory: Memory, prev_grads: jax.Array, old: Matrices, new: Matrices
+) -> Memory:
+    """The step sizes and codes of a leaf, from an old basis to a new one.
 
     The squares of a new direction's components in the old basis are weights, which sum
     to 1. Its step size is the root of the weighted mean of the old ones' squares. Its
     sign is that of the previous gradient along it, if more than half of that mean
     comes from coordinates that remember a sign, and else 0. If more than half of it
-    comes from coordinates whose last update was taken back, its step size is to shrink
+    comes from coordinates whose last update was undone, its step size is to shrink
     like theirs. Bases turn at finite losses only, where it does not matter which way
     that update went.
     `prev_grads` is in no basis.
     """
+    step_sizes, codes = memory
     if all(matrix is None for matrix in new):
         return step_sizes, codes
     weights = tuple(
@@ -113,15 +97,16 @@ def carry_over(
     least, most = jnp.min(step_sizes), jnp.max(step_sizes)
     squares = (step_sizes / most) ** 2
     means = rotate(squares, weights)
-    magnitudes = jnp.abs(codes)
-    known, taken_back = (
-        2 * rotate(jnp.where(magnitudes == code, squares, 0.0 * squares), weights)
-        > means
-        for code in (1, 2)
+    known, undone = (
+        2 * rotate(jnp.where(condition, squares, 0.0 * squares), weights) > means
+        for condition in (remembered(codes) != 0, was_undone(codes))
     )
+    # The derivative of a root is infinite at 0.
+    roots = jnp.sqrt(jnp.where(means > 0, means, jnp.ones_like(means)))
+    roots = jnp.where(means > 0, roots, jnp.zeros_like(means))
     # Means lie between the extremes, also where squares vanish and sums are rounded:
     # so the bounds of step sizes hold as before.
-    step_sizes = jnp.clip(most * jnp.sqrt(means), least, most)
+    step_sizes = jnp.clip(most * roots, least, most)
     signs = jnp.sign(rotate(prev_grads, new)).astype(codes.dtype)
     new_codes = jnp.where(known, signs, jnp.zeros_like(signs))
-    return step_sizes, jnp.where(taken_back, jnp.full_like(signs, 2), new_codes)
+    return step_sizes, jnp.where(undone, jnp.full_like(signs, UNDONE), new_codes)

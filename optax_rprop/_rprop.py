@@ -1,13 +1,172 @@
-"""The optimizer, ready for `optax.apply_updates`."""
+"""Rprop as a gradient transformation, and ready for `optax.apply_updates`."""
+
+import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from optax_rprop._layouts import StateLayout
-from optax_rprop._rule import Variant
-from optax_rprop._transform import scale_by_rprop
+from optax_rprop._arguments import (
+    check_state,
+    matching_leaves,
+    real_leaves,
+    scalar_loss,
+)
+from optax_rprop._hyperparams import (
+    check_arrays,
+    check_option,
+    read_hyperparams,
+    translates_pytorch,
+)
+from optax_rprop._layouts import LAYOUTS, StateLayout
+from optax_rprop._layouts.layout import Fields, Layout, fields_of, trees_of
+from optax_rprop._rule import (
+    VARIANTS,
+    LossTrend,
+    Rule,
+    Variant,
+    compare_loss,
+    decide,
+    was_undone,
+)
+from optax_rprop._sharding import zero_of
 
 
+# Compiled by itself, so that leaves of one shape share one trace, and an update that
+# is not compiled as a whole is one call a leaf.
+@functools.partial(jax.jit, static_argnames=("rule", "skip_zero_grads"))
+def _update_leaf(
+    grads: jax.Array,
+    fields: Fields,
+    layout: Layout,
+    trend: LossTrend | None,
+    *,
+    rule: Rule,
+    skip_zero_grads: bool,
+) -> tuple[jax.Array, Fields]:
+    codes = layout.codes(fields)
+    decision = decide(grads, codes, trend, rule=rule, skip_zero_grads=skip_zero_grads)
+    fields = layout.advance(fields, decision)
+    # Read from the new fields as stored. Computed from the decision, XLA would apply
+    # the rule again to the old fields, which it then has to copy before the new ones
+    # overwrite them.
+    updates = layout.updates(fields, grads.dtype)
+    if skip_zero_grads:
+        # The remembered sign stays, but it is not acted on again.
+        held = grads == 0
+        if rule.undoes:
+            held &= ~was_undone(layout.codes(fields))
+        updates = jax.lax.select(held, jnp.zeros_like(updates), updates)
+    return updates, fields
+
+
+@translates_pytorch
+def scale_by_rprop(
+    learning_rate: jax.typing.ArrayLike = 0.01,
+    eta_minus: jax.typing.ArrayLike = 0.5,
+    eta_plus: jax.typing.ArrayLike = 1.2,
+    min_step_size: jax.typing.ArrayLike = 1e-6,
+    max_step_size: jax.typing.ArrayLike = 50.0,
+    *,
+    variant: Variant = "irprop-",
+    skip_zero_grads: bool = False,
+    state_layout: StateLayout = "split",
+) -> optax.GradientTransformationExtraArgs:
+    """Replace each partial derivative by its sign times an adapted step size.
+
+    As with all of Optax's ``scale_by_*``, what comes out points along the
+    gradient, to be subtracted: `optax_rprop.rprop` is this followed by
+    ``optax.scale(-1.0)``, and describes rules, arguments and errors.
+
+    Args:
+      learning_rate: Initial step size.
+      eta_minus: Factor of a step size whose gradient changed sign.
+      eta_plus: Factor of a step size whose gradient kept its sign.
+      min_step_size: Lower bound of the step sizes.
+      max_step_size: Upper bound of the step sizes.
+      variant: ``"rprop-"``, ``"rprop+"``, ``"irprop-"`` or ``"irprop+"``.
+      skip_zero_grads: Whether a gradient of 0 leaves the remembered sign as it is.
+      state_layout: ``"split"``, ``"packed"`` or ``"byte"``.
+
+    Returns:
+      The gradient transformation. Its state is an `RpropState`, `PackedRpropState` or
+      `ByteRpropState`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax_rprop
+      >>> tx = optax_rprop.scale_by_rprop(learning_rate=0.5)
+      >>> params = jnp.array([1.0, 2.0, 3.0])
+      >>> updates, state = tx.update(jnp.array([3.0, -1e-30, 0.0]), tx.init(params))
+      >>> print(updates)
+      [ 0.5 -0.5  0. ]
+    """
+    check_option("variant", variant, VARIANTS)
+    check_option("state_layout", state_layout, LAYOUTS)
+    if not isinstance(skip_zero_grads, bool):
+        raise TypeError(
+            f"skip_zero_grads must be True or False, got {skip_zero_grads!r}."
+        )
+    hyperparams = read_hyperparams(
+        learning_rate, eta_minus, eta_plus, min_step_size, max_step_size
+    )
+    rule, layout = VARIANTS[variant], LAYOUTS[state_layout]
+    numbers = layout.fitted(hyperparams, rule)
+
+    def init_fn(params: optax.Params) -> Any:
+        check_arrays(hyperparams)
+        leaves = real_leaves(params)
+        new = layout.bound(numbers, rule)
+        fields = [new.init(leaf) for leaf in leaves]
+        prev_value = None
+        if rule.reads_loss:
+            dtype = jnp.result_type(float)
+            # The largest number stands for "none yet": an infinity or a NaN would
+            # trip JAX's debugging flags.
+            none_yet = jnp.full((), jnp.finfo(dtype).max, dtype)
+            prev_value = none_yet + zero_of(leaves).astype(dtype)
+        return layout.state_type(
+            **trees_of(layout, fields, jax.tree.structure(params)),
+            **new.shared_fields(),
+            prev_value=prev_value,
+            variant=rule.mark,
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del params, extra_args
+        check_state(state, layout.state_type, state_layout, rule)
+        trees = [getattr(state, name) for name in layout.tree_names]
+        grads = matching_leaves(updates, trees)
+        trend, prev_value = None, state.prev_value
+        if rule.reads_loss:
+            loss = scalar_loss(value).astype(prev_value.dtype)
+            trend, prev_value = compare_loss(loss, prev_value)
+
+        resumed = layout.bound(numbers, rule, state)
+        update_leaf = functools.partial(
+            _update_leaf, rule=rule, skip_zero_grads=skip_zero_grads
+        )
+        results = [
+            update_leaf(grad, fields, resumed, trend)
+            for grad, fields in zip(grads, fields_of(layout, state), strict=True)
+        ]
+        treedef = jax.tree.structure(updates)
+        new_trees = trees_of(layout, [fields for _, fields in results], treedef)
+        new_state = state._replace(**new_trees, prev_value=prev_value)
+        return treedef.unflatten([update for update, _ in results]), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+@translates_pytorch
 def rprop(
     learning_rate: jax.typing.ArrayLike = 0.01,
     eta_minus: jax.typing.ArrayLike = 0.5,
@@ -187,3 +346,7 @@ def rprop(
         ),
         optax.scale(-1.0),
     )
+
+
+# Doctests of decorated functions are found by this name alone.
+__test__ = {"scale_by_rprop": scale_by_rprop, "rprop": rprop}

@@ -1,43 +1,30 @@
 """Rprop in a learned, orthogonal basis, in which coordinates are not coupled."""
 
-import itertools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from optax_rprop._basis import EigenbasisState, learn, read_memory
-from optax_rprop._check_arguments import check_params, check_updates, check_value
-from optax_rprop._check_hyperparams import concrete_number
-from optax_rprop._layouts.interface import memory_dtype
-from optax_rprop._rotation import Matrices, gathered, placed_like, rotate
-
-
-def _check_options(inner: Any, decay: Any, **integers: Any) -> None:
-    if not isinstance(inner, optax.GradientTransformation):
-        raise TypeError(
-            f"inner must be a gradient transformation, such as rprop(), got {inner!r}."
-        )
-    kept = concrete_number("decay", decay, "in_eigenbasis")
-    if kept is not None and not 0 < kept <= 1:
-        raise ValueError(f"decay must lie in (0, 1], got {decay}.")
-    for name, number in integers.items():
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(
-                f"{name} must be an integer, got {number!r}. For"
-                f' optax.inject_hyperparams, name "{name}" in its static_args.'
-            )
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}.")
+from optax_rprop._arguments import (
+    is_floating,
+    matching_leaves,
+    real_leaves,
+    scalar_loss,
+)
+from optax_rprop._eigenbasis.flattened import flattened
+from optax_rprop._eigenbasis.rotation import Matrices, rotate
+from optax_rprop._eigenbasis.state import EigenbasisState, learn, read_memory
+from optax_rprop._hyperparams import read_decay, read_integer
+from optax_rprop._layouts.layout import memory_dtype
+from optax_rprop._sharding import zero_of
 
 
 def in_eigenbasis(
     inner: optax.GradientTransformation,
-    decay: jax.typing.ArrayLike = 0.9,
     *,
+    decay: jax.typing.ArrayLike = 0.9,
     interval: int = 5,
     max_size: int = 1024,
     full_matrix: bool = False,
@@ -86,8 +73,8 @@ def in_eigenbasis(
         parameters, so weight decay comes before, and of its memory only that of Rprop
         is carried over.
       decay: Factor of the moments at each difference, in (0, 1].
-      interval: Number of differences from turn to turn. With 1 it fails: every step
-        would then be along directions whose sign has just changed.
+      interval: Number of gradient differences between basis updates, an integer. Use
+        at least 2: with 1, most problems are not solved.
       max_size: Size above which an axis is not rotated, and `full_matrix` refused.
       full_matrix: Whether all parameters share one basis.
 
@@ -98,7 +85,8 @@ def in_eigenbasis(
     Raises:
       TypeError: An argument is of the wrong type; as by `rprop` in ``update``.
       ValueError: A number is out of range. By ``init``: `inner` does not hold one Rprop
-        for all parameters, or they are too many for `full_matrix`.
+        for all parameters, there are too many parameters for `full_matrix`, or there is
+        nothing to rotate without it.
 
     Example:
       A valley along the diagonal, 10,000 times as steep across as along:
@@ -131,56 +119,65 @@ def in_eigenbasis(
       Adam in the eigenbasis of gradients: Vyas et al., SOAP: improving and stabilizing
       Shampoo using Adam, ICLR 2025, https://doi.org/10.48550/arXiv.2409.11321
     """
-    _check_options(inner, decay, interval=interval, max_size=max_size)
-    inner = optax.with_extra_args_support(inner)
+    if not isinstance(inner, optax.GradientTransformation):
+        raise TypeError(
+            f"inner must be a gradient transformation, such as rprop(), got {inner!r}."
+        )
+    rotated = _rotated(
+        optax.with_extra_args_support(inner),
+        read_decay(decay, "in_eigenbasis"),
+        read_integer("interval", interval),
+        read_integer("max_size", max_size),
+        rotates_vectors=full_matrix,
+    )
+    return flattened(rotated, int(max_size)) if full_matrix else rotated
 
-    def joined(tree: Any) -> Any:
-        """What is rotated: the tree as it is, or all its leaves as one vector."""
-        if not full_matrix:
-            return tree
-        leaves = check_updates(tree, [])
-        dtype = np.result_type(np.float32, *map(memory_dtype, leaves))
-        vectors = [jnp.ravel(gathered(leaf)).astype(dtype) for leaf in leaves]
-        return jnp.concatenate([jnp.zeros(0, dtype), *vectors])
 
-    def parted(tree: Any, like: Any) -> Any:
-        """The inverse of `joined`, in the dtypes of another tree."""
-        parts = jax.tree.leaves(tree)
-        leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, like))
-        if full_matrix:
-            starts = itertools.accumulate((leaf.size for leaf in leaves), initial=0)
-            parts = [
-                placed_like(parts[0][i : i + leaf.size].reshape(leaf.shape), leaf)
-                for i, leaf in zip(starts, leaves, strict=False)
-            ]
-        cast = [
-            part.astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)
-        ]
-        return treedef.unflatten(cast)
+def _rotated(
+    inner: optax.GradientTransformationExtraArgs,
+    decay: float | jax.Array,
+    interval: int,
+    max_size: int,
+    *,
+    rotates_vectors: bool,
+) -> optax.GradientTransformationExtraArgs:
+    """`in_eigenbasis` with a basis for each axis."""
+
+    def rotates(leaf: Any) -> list[bool]:
+        shape = jnp.shape(leaf)
+        eligible = math.prod(shape) > 0 and (rotates_vectors or len(shape) > 1)
+        return [eligible and 1 < size <= max_size for size in shape]
 
     def for_each_axis(leaves: list[Any], make: Any) -> Any:
         def of_leaf(leaf: Any) -> Matrices:
-            shape, dtype = jnp.shape(leaf), memory_dtype(leaf)
-            rotates = math.prod(shape) > 0 and (full_matrix or len(shape) > 1)
+            dtype = memory_dtype(leaf)
             return tuple(
-                make(size, dtype=dtype) if rotates and 1 < size <= max_size else None
-                for size in shape
+                make(size, dtype) if rotated else None
+                for size, rotated in zip(jnp.shape(leaf), rotates(leaf), strict=True)
             )
 
         matrices = tuple(map(of_leaf, leaves))
-        return matrices if jax.tree.leaves(matrices) else jnp.zeros(())
+        return matrices if jax.tree.leaves(matrices) else zero_of(leaves)
+
+    def check_rotates(leaves: list[Any]) -> None:
+        shapes = [jnp.shape(leaf) for leaf in leaves if math.prod(jnp.shape(leaf))]
+        if not shapes or rotates_vectors or any(map(any, map(rotates, leaves))):
+            return
+        if max(map(len, shapes)) < 2:
+            raise ValueError(
+                f"in_eigenbasis has nothing to rotate: all {len(shapes)} parameters are"
+                " scalars or vectors. Use full_matrix=True."
+            )
+        raise ValueError(
+            "in_eigenbasis has nothing to rotate: no axis of a matrix has from 2 to"
+            f" max_size={max_size} entries. Raise max_size, use full_matrix=True, or"
+            " leave in_eigenbasis out."
+        )
 
     def init_fn(params: optax.Params) -> EigenbasisState:
-        size = sum(math.prod(jnp.shape(leaf)) for leaf in check_params(params))
-        if full_matrix and size > max_size:
-            raise ValueError(
-                f"params must have at most max_size={max_size} coordinates for"
-                f" full_matrix=True, got {size}. Raise max_size, at a cost that grows"
-                " with its cube, or leave full_matrix out."
-            )
-        tree = joined(params)
-        leaves, treedef = jax.tree.flatten(tree)
-        inner_state = inner.init(tree)
+        leaves = real_leaves(params)
+        check_rotates(leaves)
+        inner_state = inner.init(params)
         shapes = [jnp.shape(step_sizes) for step_sizes, _ in read_memory(inner_state)]
         if shapes != list(map(jnp.shape, leaves)):
             raise ValueError(
@@ -189,12 +186,17 @@ def in_eigenbasis(
                 " parameters around `in_eigenbasis`, not inside."
             )
         zeros = [jnp.zeros_like(leaf, dtype=memory_dtype(leaf)) for leaf in leaves]
+        zero = zero_of(leaves)
         return EigenbasisState(
             inner_state=inner_state,
-            prev_grads=treedef.unflatten(zeros),
-            moments=for_each_axis(leaves, lambda n, dtype: jnp.zeros((n, n), dtype)),
-            bases=for_each_axis(leaves, jnp.eye),
-            phase=jnp.zeros((), jnp.int32),
+            prev_grads=jax.tree.structure(params).unflatten(zeros),
+            moments=for_each_axis(
+                leaves, lambda n, dtype: jnp.zeros((n, n), dtype) + zero.astype(dtype)
+            ),
+            bases=for_each_axis(
+                leaves, lambda n, dtype: jnp.eye(n, dtype=dtype) + zero.astype(dtype)
+            ),
+            phase=zero.astype(jnp.int32),
         )
 
     def update_fn(
@@ -202,39 +204,42 @@ def in_eigenbasis(
         state: Any,
         params: optax.Params | None = None,
         *,
-        value: jax.typing.ArrayLike | None = None,
+        value: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EigenbasisState]:
         del params  # They are in other coordinates than the inner gradient.
         if not isinstance(state, EigenbasisState):
             raise TypeError(
-                "state must be an EigenbasisState, as `init` returns it, got"
+                "state must be the EigenbasisState that `init` returns, got"
                 f" {type(state).__name__}."
             )
-        tree = joined(updates)
-        leaves = check_updates(tree, [state.prev_grads])
-        treedef = jax.tree.structure(tree)
+        leaves = matching_leaves(updates, [state.prev_grads])
+        dtypes = [leaf.dtype for leaf in leaves]
+        treedef = jax.tree.structure(updates)
         bases = [()] * len(leaves)
         if isinstance(state.bases, tuple):
             prev_grads = jax.tree.leaves(state.prev_grads)
             pairs = zip(leaves, prev_grads, strict=True)
             leaves = [leaf.astype(prev.dtype) for leaf, prev in pairs]
             finite = jnp.asarray(True)
-            if value is not None:
-                finite = jnp.isfinite(check_value(value))
-            state = learn(state, leaves, finite, decay, interval)
+            if value is not None and is_floating(value):
+                finite = jnp.isfinite(scalar_loss(value))
+            # The basis is a constant to derivatives, as all signs are.
+            lessons = list(map(jax.lax.stop_gradient, leaves))
+            state = learn(state, lessons, finite, decay, interval)
             bases = state.bases
-        moves, inner_state = inner.update(
+        inner_updates, inner_state = inner.update(
             treedef.unflatten(map(rotate, leaves, bases)),
             state.inner_state,
             value=value,
             **extra_args,
         )
-        moves = [
-            rotate(move, basis, back=True)
-            for move, basis in zip(jax.tree.leaves(moves), bases, strict=True)
+        new = [
+            rotate(update, basis, back=True).astype(dtype)
+            for update, basis, dtype in zip(
+                jax.tree.leaves(inner_updates), bases, dtypes, strict=True
+            )
         ]
-        updates = parted(treedef.unflatten(moves), updates)
-        return updates, state._replace(inner_state=inner_state)
+        return treedef.unflatten(new), state._replace(inner_state=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

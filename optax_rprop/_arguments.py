@@ -1,4 +1,4 @@
-"""Checks of what `init` and `update` are given, with errors made for people."""
+"""The arguments of `init` and `update`, read and checked for people."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_rprop._rule import VARIANTS, Variant
+from optax_rprop._rule import Rule, variant_of
 
 
 def _named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
@@ -15,24 +15,33 @@ def _named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
-def _check_real_floating(name: str, leaf: Any, remedy: str) -> None:
-    # Anything with shape and dtype will do, abstract arrays too. What merely has a
-    # dtype, or names one as some strings do, will not.
+def _dtype_of(leaf: Any) -> Any:
+    """The dtype of an array, abstract ones too, or of a number; else None."""
+    # What merely has a dtype, or names one as some strings do, is no array.
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        dtype = got = leaf.dtype
-    elif isinstance(leaf, int | float | complex):
-        dtype = got = jnp.result_type(leaf)
-    else:
-        dtype, got = None, repr(leaf)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
-            remedy = (
-                "Complex numbers have no sign: wrap the optimizer in"
-                " optax.contrib.split_real_and_imaginary, whose update takes no `value`"
-                " (optax.with_extra_args_support drops it), or, for 'irprop+', train"
-                " real and imaginary parts as two arrays."
-            )
-        raise TypeError(f"{name} must have a real floating dtype, got {got}. {remedy}")
+        return leaf.dtype
+    return jnp.result_type(leaf) if isinstance(leaf, int | float | complex) else None
+
+
+def is_floating(value: Any) -> bool:
+    """Whether it is an array or a number of real floating dtype."""
+    dtype = _dtype_of(value)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+def _check_real_floating(name: str, leaf: Any, remedy: str) -> None:
+    if is_floating(leaf):
+        return
+    dtype = _dtype_of(leaf)
+    if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+        remedy = (
+            "Complex numbers have no sign: wrap the optimizer in"
+            " optax.contrib.split_real_and_imaginary, whose update takes no `value`"
+            " (optax.with_extra_args_support drops it), or, for 'irprop+', train"
+            " real and imaginary parts as two arrays."
+        )
+    got = repr(leaf) if dtype is None else dtype
+    raise TypeError(f"{name} must have a real floating dtype, got {got}. {remedy}")
 
 
 _NOT_TRAINED = (
@@ -41,8 +50,8 @@ _NOT_TRAINED = (
 )
 
 
-def check_params(params: Any) -> list[Any]:
-    """The leaves of the parameters.
+def real_leaves(params: Any) -> list[Any]:
+    """The leaves of the parameters, abstract ones too.
 
     Raises:
       TypeError: One is complex, integer, boolean or no array.
@@ -53,10 +62,8 @@ def check_params(params: Any) -> list[Any]:
     return [leaf for _, leaf in named]
 
 
-def check_state(
-    state: Any, state_type: type, state_layout: str, variant: Variant
-) -> None:
-    """Refuse what another optimizer's `init` returned.
+def check_state(state: Any, state_type: Any, state_layout: str, rule: Rule) -> None:
+    """Refuse a state of another optimizer.
 
     Raises:
       TypeError: The state is of another type.
@@ -64,24 +71,24 @@ def check_state(
     """
     if not isinstance(state, state_type):
         raise TypeError(
-            f"state must be a {state_type.__name__}, as `init` returns it with"
+            f"state must be the {state_type.__name__} that `init` returns with"
             f" state_layout={state_layout!r}, got {type(state).__name__}."
             " The arguments of update are (grads, state, params), in this order. A"
             " checkpoint is restored into the state that `init` returns."
         )
-    marks = {type(rule.mark): name for name, rule in VARIANTS.items()}
-    actual = marks.get(type(state.variant))
-    if actual != variant:
+    if type(state.variant) is not type(rule.mark):
+        actual, expected = variant_of(state.variant), variant_of(rule.mark)
         raise ValueError(
-            f"state must come from variant {variant!r}, got that of {actual!r}."
-            " Variants remember different things: start from `init`."
+            f"This state belongs to variant {actual!r}, but the optimizer is"
+            f" {expected!r}. The variants store different things; start"
+            " again from `init`."
         )
 
 
-def check_updates(
+def matching_leaves(
     updates: Any, memory: Sequence[Any], argument: str = "updates"
 ) -> list[jax.Array]:
-    """The leaves of the gradient, which must fit each tree that the state holds.
+    """The leaves of the gradient as arrays; they must fit each tree of the state.
 
     So must parameters, where an update needs them.
 
@@ -112,7 +119,7 @@ def check_updates(
     return grads
 
 
-def check_value(value: Any) -> jax.Array:
+def scalar_loss(value: Any) -> jax.Array:
     """The loss as an array.
 
     Raises:
@@ -122,9 +129,9 @@ def check_value(value: Any) -> jax.Array:
     if value is None:
         raise ValueError(
             'variant "irprop+" compares losses, so it needs `value`: call'
-            " update(grads, state, params, value=loss). Where a library calls update"
-            ' without it, take "irprop-", or "rprop+", which goes back on a NaN'
-            " gradient."
+            " update(grads, state, params, value=loss). If a library calls update"
+            ' without it, use "irprop-", or "rprop+", which undoes the last update when'
+            " the gradient is NaN."
         )
     _check_real_floating("value", value, "Pass the loss at the current parameters.")
     value = jnp.asarray(value)

@@ -1,0 +1,212 @@
+"""The arguments that optimizers are made with, read and checked for people.
+
+Only Python and NumPy numbers are checked when an optimizer is made:
+`optax.inject_hyperparams` and `jax.vmap` hand over JAX arrays, whose values are not
+known when a function is traced. `check_arrays` checks those that are.
+"""
+
+import functools
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from optax_rprop._rule import VARIANTS
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# Python numbers, so that a huge integer can be compared with them.
+_LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+_PYTORCH_NAMES = {
+    "lr": "learning_rate",
+    "etas": "eta_minus and eta_plus",
+    "step_sizes": "min_step_size and max_step_size",
+}
+
+
+class HyperParams(NamedTuple):
+    """The numbers that `optax_rprop.rprop` accepts, under the same names."""
+
+    learning_rate: float | jax.Array
+    eta_minus: float | jax.Array
+    eta_plus: float | jax.Array
+    min_step_size: float | jax.Array
+    max_step_size: float | jax.Array
+
+
+def translates_pytorch(factory: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Answers PyTorch's names of arguments with those of this package.
+
+    A decorator, and no `**kwargs` in the signature, which `optax.inject_hyperparams`
+    and editors read.
+    """
+
+    @functools.wraps(factory)
+    def translating(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for name in _PYTORCH_NAMES.keys() & kwargs.keys():
+            raise TypeError(
+                f"{factory.__name__} has no argument {name!r}: PyTorch's {name} is"
+                f" {_PYTORCH_NAMES[name]} here."
+            )
+        return factory(*args, **kwargs)
+
+    return translating
+
+
+def _hint(argument: Any) -> str:
+    if isinstance(argument, str) and argument in VARIANTS:
+        return f" Pass it by name: variant={argument!r}."
+    if isinstance(argument, dict):
+        return " Parameters go to `init`: rprop().init(params)."
+    if isinstance(argument, tuple):
+        return (
+            " PyTorch's etas are eta_minus and eta_plus here, and its step_sizes are"
+            " min_step_size and max_step_size."
+        )
+    return ""
+
+
+def read_number(name: str, number: Any, owner: str = "rprop") -> float | jax.Array:
+    """A hyper-parameter of `owner`: Python and NumPy numbers as a float, once for all.
+
+    As an integer, a number could be cut to 32 bits later. JAX arrays stay arrays.
+    """
+    if callable(number):
+        if name == "learning_rate":
+            raise TypeError(
+                "learning_rate must be a number, got a callable. It is the initial"
+                " step size and is read only once, so a schedule has no effect."
+                " To anneal the updates, use optax.chain(rprop(...),"
+                " optax.scale_by_schedule(schedule)); to anneal their bound,"
+                " optax.inject_hyperparams(rprop)(max_step_size=schedule)."
+            )
+        raise TypeError(
+            f"{name} must be a number, got a callable. To schedule it, use"
+            f" optax.inject_hyperparams({owner})({name}=schedule)."
+        )
+    if isinstance(number, jax.Array | np.ndarray):
+        if number.shape != ():
+            raise ValueError(
+                f"{name} must be a scalar, got an array of shape {number.shape}. To"
+                " give groups of parameters different settings, use optax.partition."
+            )
+        is_real = any(
+            jnp.issubdtype(number.dtype, kind) for kind in (jnp.floating, jnp.integer)
+        )
+    else:
+        is_real = isinstance(number, int | float | np.floating | np.integer)
+    if not is_real or isinstance(number, bool):
+        raise TypeError(f"{name} must be a real number, got {number!r}.{_hint(number)}")
+    if isinstance(number, jax.Array):
+        return number
+    if isinstance(number, np.ndarray | np.generic):
+        number = number.item()
+    if not abs(number) <= _LARGEST:
+        raise ValueError(f"{name} must be finite in float32, got {number}.")
+    return float(number)
+
+
+def read_integer(name: str, number: Any) -> int:
+    """A positive integer, of Python or NumPy."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise TypeError(
+            f"{name} must be an integer, got {number!r}. For"
+            f' optax.inject_hyperparams, name "{name}" in its static_args.'
+        )
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}.")
+    return int(number)
+
+
+def read_decay(decay: Any, owner: str) -> float | jax.Array:
+    """The decay of a running sum."""
+    decay = read_number("decay", decay, owner)
+    if isinstance(decay, float) and not 0 < decay <= 1:
+        raise ValueError(f"decay must lie in (0, 1], got {decay}.")
+    return decay
+
+
+def check_option(name: str, option: Any, options: Collection[str]) -> None:
+    """Raise a ValueError if an option is not one of those there are."""
+    if not isinstance(option, str) or option not in options:
+        names = ", ".join(map(repr, options))
+        raise ValueError(f"{name} must be one of {names}, got {option!r}.")
+
+
+def read_hyperparams(
+    learning_rate: Any,
+    eta_minus: Any,
+    eta_plus: Any,
+    min_step_size: Any,
+    max_step_size: Any,
+) -> HyperParams:
+    """The hyper-parameters of Rprop.
+
+    Raises:
+      TypeError: One is not a number.
+      ValueError: One is outside its range.
+    """
+    numbers = HyperParams(
+        read_number("learning_rate", learning_rate),
+        read_number("eta_minus", eta_minus),
+        read_number("eta_plus", eta_plus),
+        read_number("min_step_size", min_step_size),
+        read_number("max_step_size", max_step_size),
+    )
+    step, shrink, grow, lower, upper = (
+        number if isinstance(number, float) else None for number in numbers
+    )
+    if shrink is not None and not 0 < shrink < 1:
+        raise ValueError(f"eta_minus must lie in (0, 1), got {shrink}.")
+    if grow is not None and not grow > 1:
+        raise ValueError(f"eta_plus must be greater than 1, got {grow}.")
+    if lower is not None and lower < 0:
+        raise ValueError(f"min_step_size must not be negative, got {lower}.")
+    if step is not None and not step >= _SMALLEST:
+        raise ValueError(
+            f"learning_rate must be positive in float32, got {step}. It is the initial"
+            " step size; the direction comes from the gradient."
+        )
+    if lower is not None and upper is not None and lower > upper:
+        raise ValueError(
+            f"min_step_size must not exceed max_step_size, got {lower} > {upper}."
+        )
+    if step is not None and lower is not None and step < lower:
+        raise ValueError(
+            f"learning_rate must not be less than min_step_size={lower}, got {step}."
+            " Raise it, or lower min_step_size."
+        )
+    if step is not None and upper is not None and step > upper:
+        raise ValueError(
+            f"learning_rate must not exceed max_step_size={upper}, got {step}. Lower"
+            " it, or raise max_step_size."
+        )
+    return numbers
+
+
+def check_arrays(numbers: HyperParams) -> None:
+    """Refuse JAX arrays, where their values are known, with which nothing can work.
+
+    How they compare is not checked: schedules may cross.
+
+    Raises:
+      ValueError: One is not finite, or not positive.
+    """
+    for name, number in numbers._asdict().items():
+        if isinstance(number, float | Tracer):
+            continue
+        size = float(number)
+        is_positive = size > 0 or (size == 0 and name == "min_step_size")
+        if not (is_positive and size < float("inf")):
+            raise ValueError(
+                f"{name} must be positive and finite, got {number} of dtype"
+                f" {number.dtype}. optax.inject_hyperparams casts numbers to the dtype"
+                " of the parameters, and keeps integers: pass floats, and, for"
+                " parameters of low precision, hyperparam_dtype=jnp.float32."
+            )
