@@ -64,12 +64,12 @@ def check_one_step(state_layout, variant, skip, dtypes):
             state_layout=layout,
         )
 
-    def update(layout):
-        return jax.jit(
-            lambda grads, state, value, *bounds: build(layout, *bounds).update(
-                grads, state, value=value
-            )
-        )
+    @jax.jit
+    def step(plain, state, value, *bounds):
+        """What "split" makes of a state, and what this layout does."""
+        expected = build("split", *bounds).update(grads, plain, value=value)
+        updates, state = build(state_layout, *bounds).update(grads, state, value=value)
+        return expected, (updates, optax_rprop.get_rprop_state(state))
 
     plain, state = build("split").init(grads), build(state_layout).init(grads)
     plain = plain._replace(
@@ -91,16 +91,13 @@ def check_one_step(state_layout, variant, skip, dtypes):
     if variant == "irprop+":
         loss = jnp.ones_like(plain.prev_value)
         plain, state = (each._replace(prev_value=loss) for each in (plain, state))
-    assert_identical(optax_rprop.get_rprop_state(state), plain)
+    assert_identical(jax.jit(optax_rprop.get_rprop_state)(state), plain)
 
-    step_plain, step = update("split"), update(state_layout)
-    # A byte holds what lies between levels as the next one within.
+    # A byte holds a bound between levels as the next level within.
     for bounds in ((lowest, highest), (2.0**-7, 2.0**9)):
         for value in LOSSES if variant == "irprop+" else LOSSES[:1]:
-            expected, new_plain = step_plain(grads, plain, value, *bounds)
-            updates, new_state = step(grads, state, value, *bounds)
-            assert_identical(updates, expected)
-            assert_identical(optax_rprop.get_rprop_state(new_state), new_plain)
+            expected, actual = step(plain, state, value, *bounds)
+            assert_identical(actual, expected)
 
 
 @pytest.mark.stack
@@ -133,6 +130,6 @@ def test_step_sizes_of_a_byte(request, base, up, down, dtype, accuracy):
     levels = np.arange(85, dtype=np.uint8)
     state = optimizer.init(jnp.zeros(85, dtype))
     state = state._replace(codes=jnp.asarray(levels.view(state.codes.dtype)))
-    actual = optax_rprop.get_rprop_state(state).step_sizes
+    actual = jax.jit(optax_rprop.get_rprop_state)(state).step_sizes
     expected = 0.3 * base ** (levels - float(state.lattice.unit_level))
     np.testing.assert_allclose(actual, expected, rtol=accuracy)
