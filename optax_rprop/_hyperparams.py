@@ -6,6 +6,7 @@ known when a function is traced. `check_arrays` checks those that are.
 """
 
 import functools
+import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -59,7 +60,7 @@ def translates_pytorch(factory: Callable[_P, _T]) -> Callable[_P, _T]:
     return translating
 
 
-def _hint(argument: Any) -> str:
+def _hint(argument: object) -> str:
     if isinstance(argument, str) and argument in VARIANTS:
         return f" Pass it by name: variant={argument!r}."
     if isinstance(argument, dict):
@@ -112,7 +113,7 @@ def read_number(name: str, number: Any, owner: str = "rprop") -> float | jax.Arr
     return float(number)
 
 
-def read_integer(name: str, number: Any) -> int:
+def read_integer(name: str, number: object) -> int:
     """A positive integer, of Python or NumPy."""
     if isinstance(number, bool) or not isinstance(number, int | np.integer):
         raise TypeError(
@@ -124,15 +125,20 @@ def read_integer(name: str, number: Any) -> int:
     return int(number)
 
 
-def read_decay(decay: Any, owner: str) -> float | jax.Array:
+def read_decay(decay: object, owner: str) -> float | jax.Array:
     """The decay of a running sum."""
     decay = read_number("decay", decay, owner)
-    if isinstance(decay, float) and not 0 < decay <= 1:
+    if known(decay) <= 0 or known(decay) > 1:
         raise ValueError(f"decay must lie in (0, 1], got {decay}.")
     return decay
 
 
-def check_option(name: str, option: Any, options: Collection[str]) -> None:
+def known(number: float | jax.Array) -> float:
+    """The number, or, for an array, NaN, for which no comparison holds."""
+    return number if isinstance(number, float) else math.nan
+
+
+def check_option(name: str, option: object, options: Collection[str]) -> None:
     """Raise a ValueError if an option is not one of those there are."""
     if not isinstance(option, str) or option not in options:
         names = ", ".join(map(repr, options))
@@ -140,11 +146,11 @@ def check_option(name: str, option: Any, options: Collection[str]) -> None:
 
 
 def read_hyperparams(
-    learning_rate: Any,
-    eta_minus: Any,
-    eta_plus: Any,
-    min_step_size: Any,
-    max_step_size: Any,
+    learning_rate: object,
+    eta_minus: object,
+    eta_plus: object,
+    min_step_size: object,
+    max_step_size: object,
 ) -> HyperParams:
     """The hyper-parameters of Rprop.
 
@@ -159,30 +165,28 @@ def read_hyperparams(
         read_number("min_step_size", min_step_size),
         read_number("max_step_size", max_step_size),
     )
-    step, shrink, grow, lower, upper = (
-        number if isinstance(number, float) else None for number in numbers
-    )
-    if shrink is not None and not 0 < shrink < 1:
+    step, shrink, grow, lower, upper = map(known, numbers)
+    if shrink <= 0 or shrink >= 1:
         raise ValueError(f"eta_minus must lie in (0, 1), got {shrink}.")
-    if grow is not None and not grow > 1:
+    if grow <= 1:
         raise ValueError(f"eta_plus must be greater than 1, got {grow}.")
-    if lower is not None and lower < 0:
+    if lower < 0:
         raise ValueError(f"min_step_size must not be negative, got {lower}.")
-    if step is not None and not step >= _SMALLEST:
+    if step < _SMALLEST:
         raise ValueError(
             f"learning_rate must be positive in float32, got {step}. It is the initial"
             " step size; the direction comes from the gradient."
         )
-    if lower is not None and upper is not None and lower > upper:
+    if lower > upper:
         raise ValueError(
             f"min_step_size must not exceed max_step_size, got {lower} > {upper}."
         )
-    if step is not None and lower is not None and step < lower:
+    if step < lower:
         raise ValueError(
             f"learning_rate must not be less than min_step_size={lower}, got {step}."
             " Raise it, or lower min_step_size."
         )
-    if step is not None and upper is not None and step > upper:
+    if step > upper:
         raise ValueError(
             f"learning_rate must not exceed max_step_size={upper}, got {step}. Lower"
             " it, or raise max_step_size."

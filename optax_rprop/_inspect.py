@@ -1,10 +1,11 @@
 """Inspects the state of Rprop inside any optimizer's state."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optax_rprop._layouts import Found, find_states
 from optax_rprop._layouts.layout import Memory
@@ -35,7 +36,7 @@ class RpropDiagnostics(NamedTuple):
     fraction_forgotten: jax.Array
 
 
-def _find(opt_state: Any) -> Found:
+def _find(opt_state: optax.OptState) -> Found:
     found = find_states(opt_state)
     if not found:
         raise ValueError(
@@ -51,7 +52,7 @@ def _find(opt_state: Any) -> Found:
     return found[0]
 
 
-def get_rprop_state(opt_state: Any) -> RpropState:
+def get_rprop_state(opt_state: optax.OptState) -> RpropState:
     """Find the state of Rprop in an optimizer's state, and convert it to ``"split"``.
 
     The result is the exact state as ``state_layout="split"`` stores it, whatever the
@@ -143,7 +144,7 @@ def _summarize(
 
 
 def diagnostics(
-    opt_state: Any,
+    opt_state: optax.OptState,
     *,
     min_step_size: jax.typing.ArrayLike | None = None,
     max_step_size: jax.typing.ArrayLike | None = None,
@@ -152,18 +153,17 @@ def diagnostics(
 
     How to read them:
 
-    - The median falls steadily, and with it the largest: the parameters close in
-      on a minimum. Once most coordinates are at the lower bound, no more comes.
-    - Many coordinates at the upper bound: it limits the pace, or the loss
-      flattens out towards infinity and the parameters run after it.
-    - Some at the lower bound and some at the upper, for long: the bounds do not fit
-      the units of the parameters. Take ``min_step_size=1e-12,
-      max_step_size=1e12``.
-    - ``fraction_forgotten`` is the fraction of coordinates that just changed sign
-      (or whose gradient is 0). Near a minimum it lies around a third. If it is
-      that high from the start while the loss hardly falls, the signs are noise:
-      take larger batches. ``rprop-`` remembers the new sign, so there it counts
-      only gradients of 0 or NaN.
+    - The median falls steadily, and with it the largest: the run is converging. Once
+      most coordinates are at the lower bound, there is no further progress.
+    - Many coordinates at the upper bound: either the bound limits progress, or the loss
+      has no finite minimum and the parameters diverge.
+    - Some at the lower bound and some at the upper, for long: the bounds do not fit the
+      units of the parameters. Use ``min_step_size=1e-12, max_step_size=1e12``.
+    - ``fraction_forgotten`` is the fraction of coordinates that just changed sign, or
+      whose gradient is 0. Near a minimum it is about one third. If it is that high from
+      the start while the loss hardly falls, the signs are noise: use larger batches, or
+      `minibatch_rprop`. ``rprop-`` remembers the new sign, so there it counts only
+      gradients of 0 or NaN.
 
     Args:
       opt_state: As for `get_rprop_state`.
@@ -196,7 +196,7 @@ def diagnostics(
 
 
 def diagnostics_by_leaf(
-    opt_state: Any,
+    opt_state: optax.OptState,
     *,
     min_step_size: jax.typing.ArrayLike | None = None,
     max_step_size: jax.typing.ArrayLike | None = None,

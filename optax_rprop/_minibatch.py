@@ -24,50 +24,53 @@ def minibatch_rprop(
     statistics_dtype: jax.typing.DTypeLike | None = None,
     state_layout: StateLayout = "split",
 ) -> optax.GradientTransformationExtraArgs:
-    """Rprop for mini-batches: a step where the sign of a gradient is known.
+    """Rprop for mini-batches: update a coordinate only once its sign is known.
 
-    On mini-batches the sign of most partial derivatives is noise, and `rprop` alone
-    fails. Here each coordinate first waits until a sequential test, `resolve_signs`,
-    has resolved the sign of what it has seen; then Rprop does one step. Its factors
-    are nearer to 1 than those of `rprop`, for some resolved signs are false. How it
-    fares against tuned and untuned rivals is in ``benchmarks/minibatch``.
+    With mini-batches the signs of most partial derivatives are noise, and `rprop` alone
+    fails. Here each coordinate waits until a sequential test, `resolve_signs`, is
+    confident of the sign of its accumulated gradient; then Rprop makes one step. The
+    factors are closer to 1 than in `rprop`, because some of those signs are wrong. The
+    variant is always ``irprop-``; the others brought no gain. ``benchmarks/minibatch``
+    compares it with tuned and untuned baselines.
 
-    The recipe: leave the settings as they are, pass the parameters to ``update``, and
-    evaluate an average of the parameters, for the last ones carry the noise of the
-    last steps. With ``step`` counted from 0, an average that needs neither a schedule
-    nor the length of the run is::
+    Recommended use: keep the defaults, pass the parameters to ``update``, and evaluate
+    a running average of the parameters, which removes the noise of the last steps. With
+    ``step`` starting at 0, this average needs neither a schedule nor the length of the
+    run::
 
       updates, state = optimizer.update(grads, state, params)
       params = optax.apply_updates(params, updates)
       average = optax.incremental_update(params, average, 9 / (step + 9))
 
-    Where gradients are deterministic, as on the full data, take `rprop`.
+    For deterministic gradients, as on the full batch, use `rprop`.
 
     Args:
-      learning_rate: Initial step size, in units of the parameters. It is read once,
-        by ``init``, as in `rprop`.
-      eta_minus: Factor of a step size whose resolved sign changed, in (0, 1).
-      eta_plus: Factor of a step size whose resolved sign stayed, above 1.
+      learning_rate: Initial step size, in units of the parameters. Read once, by
+        ``init``, as in `rprop`.
+      eta_minus: Factor by which a step size shrinks when its resolved sign changes, in
+        (0, 1).
+      eta_plus: Factor by which a step size grows while its resolved sign stays, above
+        1.
       min_step_size: Lower bound of the step sizes, in units of the parameters.
       max_step_size: Upper bound of the step sizes, in units of the parameters. May be
         scheduled by ``optax.inject_hyperparams``.
-      threshold: How large the decayed sum of gradients must be to have a sign, as a
-        multiple of the root of the decayed sum of their squares. Positive. A lower one
-        means more steps, and more false ones.
-      decay: Factor of what the test saw before, at every step, in (0, 1].
-      lean: By how much the threshold is lower for a step towards 0, and higher for a
-        step away from it, per root mean square of its array that the parameter lies
-        from 0. Not negative. It acts as a weight decay in units of the noise. 0 turns
-        it off, and then ``update`` needs no parameters.
+      threshold: How large the decayed sum of gradients must be, relative to the root of
+        the decayed sum of their squares, before its sign is trusted. Positive. Lower
+        values give more updates, and more wrong ones.
+      decay: Factor by which past evidence is discounted at every step, in (0, 1].
+      lean: How much the threshold is lowered for steps towards zero, and raised for
+        steps away from it, per unit of distance from zero, in root mean squares of the
+        array. Not negative. It acts as a weight decay in units of the noise. 0 turns it
+        off, and then ``update`` needs no parameters.
       lean_mask: Which parameters `lean` applies to: a pytree of bools with the
         structure of the parameters, or a prefix of it, or a callable that returns one,
-        as ``weight_decay_mask`` elsewhere in Optax. Leave out scales of normalization
+        as ``weight_decay_mask`` elsewhere in Optax. Exclude scales of normalization
         layers and temperatures. None: all.
       statistics_dtype: None: the test keeps 8 bytes per float32 parameter.
-        ``"bfloat16"``: 4 bytes. Rprop's own state is not concerned.
+        ``"bfloat16"``: 4 bytes. This does not affect Rprop's own state.
       state_layout: How Rprop's state is stored, see `rprop`: ``"split"``, 5 bytes per
-        float32 parameter; ``"packed"``, 4 bytes; or ``"byte"``, 1 byte, which refuses
-        the default factors and bounds and takes, for instance,
+        float32 parameter; ``"packed"``, 4 bytes; or ``"byte"``, 1 byte, which does not
+        support the default factors and bounds; use, for example,
         ``eta_minus=2**-0.5, eta_plus=2**0.25, min_step_size=1e-4``.
 
     Returns:
@@ -75,18 +78,11 @@ def minibatch_rprop(
       updates have the dtypes of the gradients, and are 0 where no sign was resolved.
 
     Raises:
-      TypeError: A hyper-parameter is not a number. By ``init`` and ``update``: a
-        parameter or gradient is not of real floating dtype, or the state is of another
-        optimizer.
-      ValueError: A hyper-parameter is out of range, a sign could never be resolved, see
-        `resolve_signs`, or the layout cannot hold the factors. By ``update``: the
-        parameters are missing and `lean` is not 0, or the gradient has another
-        structure or shape than the parameters. Hyper-parameters that are JAX arrays are
-        not checked for range.
+      TypeError, ValueError: As by `resolve_signs` and `rprop`.
 
     Example:
       A hundred parameters with their minimum at 0.3, and noise of twice the size of the
-      signal that there is at the start:
+      initial signal:
 
       >>> import jax
       >>> import jax.numpy as jnp

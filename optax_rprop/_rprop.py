@@ -75,19 +75,9 @@ def scale_by_rprop(
 ) -> optax.GradientTransformationExtraArgs:
     """Replace each partial derivative by its sign times an adapted step size.
 
-    As with all of Optax's ``scale_by_*``, what comes out points along the
-    gradient, to be subtracted: `optax_rprop.rprop` is this followed by
-    ``optax.scale(-1.0)``, and describes rules, arguments and errors.
-
-    Args:
-      learning_rate: Initial step size.
-      eta_minus: Factor of a step size whose gradient changed sign.
-      eta_plus: Factor of a step size whose gradient kept its sign.
-      min_step_size: Lower bound of the step sizes.
-      max_step_size: Upper bound of the step sizes.
-      variant: ``"rprop-"``, ``"rprop+"``, ``"irprop-"`` or ``"irprop+"``.
-      skip_zero_grads: Whether a gradient of 0 leaves the remembered sign as it is.
-      state_layout: ``"split"``, ``"packed"`` or ``"byte"``.
+    As with Optax's other ``scale_by_*``, updates point along the gradient. See
+    `optax_rprop.rprop`, which is this followed by ``optax.scale(-1.0)``, for variants,
+    arguments and errors.
 
     Returns:
       The gradient transformation. Its state is an `RpropState`, `PackedRpropState` or
@@ -178,13 +168,13 @@ def rprop(
     skip_zero_grads: bool = False,
     state_layout: StateLayout = "split",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Rprop, resilient backpropagation: steps by the signs of gradients alone.
+    r"""Rprop (resilient backpropagation): step sizes adapted by gradient signs alone.
 
-    Every coordinate has a step size of its own. It grows while the sign of the
-    partial derivative stays and shrinks when it changes; the size of the
-    gradient plays no part. That suits full-batch, deterministic gradients and
-    coordinates of very different scales. On mini-batches the signs are noise
-    where the gradient is small, and Rprop fails: take `minibatch_rprop`.
+    Every coordinate has its own step size. It grows while the sign of the partial
+    derivative stays the same and shrinks when it changes; the magnitude of the gradient
+    is never used. This suits full-batch, deterministic gradients and coordinates of
+    very different scales. With mini-batches the signs of small derivatives are noise,
+    and Rprop fails; use `minibatch_rprop` instead.
 
     Per coordinate, let :math:`g` be the partial derivative,
     :math:`p \in \{-1, 0, 1\}` the remembered sign, :math:`d` the step size and
@@ -196,79 +186,82 @@ def rprop(
         \begin{cases} \eta^+ d & s > 0 \\ d & s = 0 \\ \eta^- d & s < 0
         \end{cases})
 
-    and then, unless :math:`s < 0`, moves by :math:`-\mathrm{sign}(g) \, d` and
-    remembers :math:`\mathrm{sign}(g)`. The variants differ in what they do when
-    the sign has changed, :math:`s < 0`:
+    and then, unless :math:`s < 0`, updates the coordinate by
+    :math:`-\mathrm{sign}(g) \, d` and remembers :math:`\mathrm{sign}(g)`. The variants
+    differ in how they treat a changed sign, :math:`s < 0`:
 
     =========== ================================================== ============
     variant     update                                             remembered
     =========== ================================================== ============
     ``rprop-``  :math:`-\mathrm{sign}(g) \, d`, the reduced step   sign(g)
     ``irprop-`` 0                                                  0
-    ``rprop+``  the last update undone                             0
-    ``irprop+`` the last update undone if the loss rose, else 0    0
+    ``rprop+``  undoes the last update                             0
+    ``irprop+`` undoes the last update if the loss rose, else 0    0
     =========== ================================================== ============
 
-    After a remembered 0 the step size is kept and the coordinate moves. So the
-    first step moves every coordinate by exactly `learning_rate`.
-
-    **Units.** The bounds are in units of the parameters. With the defaults, a
-    parameter of magnitude 1e-8 cannot be resolved, and one of 1e5 takes thousands of
-    steps, silently. Where units are unknown, take ``min_step_size=1e-12,
-    max_step_size=1e12``.
+    If the remembered sign is 0, the step size stays as it is. So the first step updates
+    every coordinate whose gradient is not 0 by exactly `learning_rate`.
 
     Args:
-      learning_rate: Initial step size, in units of the parameters. It is read
-        once, by ``init``: it is not a rate that multiplies the updates, and a
-        schedule for it has no meaning. A poor value costs some steps in which
-        the step sizes grow or shrink to what fits.
-      eta_minus: Factor of a step size whose gradient changed sign, in (0, 1).
-      eta_plus: Factor of a step size whose gradient kept its sign, above 1.
-      min_step_size: Lower bound of the step sizes, in units of the parameters.
+      learning_rate: Initial step size, in units of the parameters. Read once, by
+        ``init``. It does not multiply the updates: a schedule is refused, and one by
+        ``optax.inject_hyperparams`` has no effect. A poor value only costs the few
+        steps in which the step sizes adapt, unless the curvature is extreme.
+      eta_minus: Factor by which a step size shrinks when its gradient changes sign, in
+        (0, 1).
+      eta_plus: Factor by which a step size grows while its gradient keeps its sign,
+        above 1.
+      min_step_size: Lower bound of the step sizes, in units of the parameters. A bound
+        below the smallest normal number of the step sizes' dtype, such as 0, counts as
+        that number: a step size of 0 would never grow again.
       max_step_size: Upper bound of the step sizes, in units of the parameters.
         May be scheduled by ``optax.inject_hyperparams``.
-      variant: The rule: ``"irprop-"`` (the default, and what PyTorch computes),
-        ``"rprop-"``, ``"rprop+"``, or ``"irprop+"``, which needs the loss at
-        every step: ``update(grads, state, params, value=loss)``.
-      skip_zero_grads: False (the default, and the published rules): a gradient of
-        0 is remembered, so that the next step is neutral. True: a coordinate
-        whose gradient is 0 is passed over and keeps its memory, as fits gradients
-        that are 0 for want of information (dropout, rare features).
+      variant: ``"irprop-"`` (the default, which PyTorch computes too), ``"rprop-"``,
+        ``"rprop+"``, or ``"irprop+"``, which needs the loss at every step:
+        ``update(grads, state, params, value=loss)``.
+      skip_zero_grads: False (the default, as published): a zero gradient counts as a
+        sign of 0, so the next step leaves the step size unchanged. True: a coordinate
+        with a zero gradient is skipped and keeps its remembered sign; use this if zeros
+        mean "no information" (dropout, rare features).
       state_layout: How the state is stored.
 
-        - ``"split"``: step sizes and signs in trees of their own, 5 bytes per float32
+        - ``"split"``: step sizes and signs in separate trees, 5 bytes per float32
           parameter.
-        - ``"packed"``: both in one float per parameter, 4 bytes, with the same
-          trajectories bit for bit. `learning_rate` and bounds must lie within 2**-42
-          and 2**42.
+        - ``"packed"``: both in one float per parameter, 4 bytes, with bit-for-bit the
+          same trajectories. `learning_rate` and bounds must lie between 2**-42 and
+          2**42.
         - ``"byte"``: both in 1 byte per parameter. Every step size is `learning_rate`
-          times a power of one base, so both factors must be powers of it, as
-          ``eta_plus=2**(1/3)`` is of ``eta_minus=0.5``; given as Python numbers. There
-          are 85 such levels, 51 for the variants that undo, and the bounds must not
-          be farther apart. Step sizes end at the outermost levels within them;
-          otherwise the trajectories are those of ``"split"``, up to rounding.
+          times an integer power of a common base, so both factors must be powers of
+          that base (for example ``eta_minus=0.5, eta_plus=2**(1/3)``) and must be
+          Python numbers. A byte can store 85 such levels (51 for ``rprop+`` and
+          ``irprop+``), and the bounds may not span more. Step sizes stop at the
+          outermost levels within the bounds; apart from that, trajectories equal those
+          of ``"split"`` up to rounding.
 
-        What a layout cannot hold is refused; bounds that are JAX arrays, traced ones
-        too, are clipped to what it can.
+        Values that a layout cannot represent raise an error. Bounds given as JAX
+        arrays, including tracers, and bounds that a resumed state cannot hold, if it is
+        traced, are clipped to the representable range instead.
 
     Returns:
-      The optimizer: `scale_by_rprop` followed by ``optax.scale(-1.0)``. The
-      updates have the dtypes of the gradients. All extra arguments of ``update``
-      but ``value`` are ignored.
+      The optimizer: `scale_by_rprop` followed by ``optax.scale(-1.0)``. The updates
+      have the dtypes of the gradients. ``update`` ignores all extra arguments except
+      ``value``.
 
     Raises:
       TypeError: A hyper-parameter is not a number. By ``init`` and ``update``: a
-        parameter or gradient is not of real floating dtype, `value` is not, or
-        the state is of another optimizer.
-      ValueError: A hyper-parameter is out of range, or `variant` or
-        `state_layout` unknown. By ``update``: `value` is missing or not a scalar, the
-        state is of another variant, or the gradient has another structure or shape
-        than the parameters. Hyper-parameters that are JAX arrays, traced ones
-        among them, are not checked for range.
+        parameter, a gradient or `value` is not a real floating-point array, or the
+        state belongs to another optimizer.
+      ValueError: A hyper-parameter is out of range, or `variant` or `state_layout`
+        unknown. By ``init``: a hyper-parameter that is a JAX array is not finite or not
+        positive. By ``update``: `value` is missing or not a scalar, the state belongs
+        to another variant or to another base of ``"byte"``, or the gradient's structure
+        or shapes differ from the parameters'. JAX arrays are not checked further, and
+        tracers not at all.
 
     Example:
-      A loss with its minimum at 0.3. The moves are 0.1, 0.12, 0.144; then the
-      sign has changed, so it holds and halves the step size; then 0.072 back:
+      A loss with its minimum at 0.3. The first three updates are 0.1, 0.12 and 0.144.
+      Then the sign changes: one update is skipped and the step size halved, and the
+      next goes back by 0.072:
 
       >>> import jax
       >>> import jax.numpy as jnp
@@ -289,36 +282,51 @@ def rprop(
       0.308
 
     Notes:
-      **NaN.** A NaN in the gradient carries no sign: the coordinate holds, keeps its
-      step size and remembers 0. The variants that undo go back instead: ``rprop+``
-      takes a NaN as a change of sign, and ``irprop+`` does so if the loss rose. An
-      infinite partial derivative has a sign like any other. The state stays finite
-      whatever comes.
+      **Units.** The bounds are in units of the parameters. With the defaults, a
+      parameter of order 1e-8 cannot be resolved and one of order 1e5 takes thousands of
+      steps, without any warning. If you do not know the units, use
+      ``min_step_size=1e-12, max_step_size=1e12``.
 
-      **Back into the domain.** After a loss that is NaN or +inf, ``irprop+`` takes
-      back the last update of every coordinate, whatever it was. So the next point
-      that is evaluated is the last one whose loss was finite, and never are two
-      losses in a row not finite. Every step size that led outside is reduced, so that
-      each point is left for the outside finitely often: with d the largest step size
-      and h the distance to the boundary, both in the maximum norm, at most
-      :math:`\lceil \log(d / h) / \log(1 / \eta^-) \rceil + 1` times. That is
-      guaranteed for a deterministic loss whose first value is finite, with
-      ``skip_zero_grads=False``, if the parameters move by the updates: constant
-      scales, masks and clips behind Rprop keep the guarantee, momentum, weight decay
-      and projections do not. ``rprop+`` does the same where every partial derivative
-      is NaN outside. There are three limits. Going back is exact up to rounding, so
-      the point inside must be farther from the boundary than that: in float32 about
-      1e-7 of parameter and update. A boundary nearer than `min_step_size` is left at
-      every second step, and the last parameters may lie outside: keep the last whose
-      loss was finite. And without a barrier, where the gradient points outward, the
-      run can bump against the boundary short of the optimum.
+      **NaN.** A NaN has no sign: the coordinate is not updated, keeps its step size and
+      remembers 0. ``rprop+`` instead treats a NaN as a sign change and undoes the last
+      update, and ``irprop+`` does so if the loss rose. An infinite partial derivative
+      has a sign like any other. The state stays finite whatever comes.
 
-      After an update that was taken back, the state shows the step size that made it;
-      it is reduced in the next step.
+      **Recovery from a non-finite loss.** After a loss of NaN or +inf, ``irprop+``
+      undoes the last update of every coordinate. The next point evaluated is therefore
+      the last one with a finite loss, and two non-finite losses never occur in a row.
+      Every step size that led outside the domain is reduced, so the run leaves the
+      domain from any given point only finitely often: with d the largest step size and
+      h the distance to the boundary, both in the maximum norm, at most
+      :math:`\lceil \log(d / h) / \log(1 / \eta^-) \rceil + 1` times. ``rprop+`` does
+      the same where every partial derivative is NaN outside. After an undone update the
+      state still shows the step size of that update; it shrinks at the next step.
 
-      **Rounding.** A move smaller than half the spacing of numbers around a parameter
-      is lost in the addition: a float32 parameter of magnitude 32 or more cannot move
-      by 1e-6, and a bfloat16 parameter :math:`w` only by more than :math:`|w| / 256`.
+      The guarantee holds for a deterministic loss whose first value is finite, with
+      ``skip_zero_grads=False``, if the parameters change by the updates. It survives
+      constant scaling and masking after Rprop, and clipping by ``optax.clip``,
+      ``clip_by_global_norm`` and ``clip_by_block_rms``, but not
+      ``optax.adaptive_grad_clip``, momentum, weight decay or projections. Wrappers that
+      skip bad steps break it, because they restore the state together with the
+      parameters and evaluate the same point for ever: ``optax.apply_if_finite``,
+      ``optax.skip_not_finite`` and NumPyro's ``stable_update``. So do transformations
+      before Rprop that hide a NaN, such as ``optax.zero_nans``, and solvers that raise
+      an error: pass ``throw=False`` to Diffrax.
+
+      It has three limits. Undoing is exact up to rounding, so the point inside must be
+      farther from the boundary than that: in float32 about 1e-7 of parameter and
+      update. If the boundary is closer than `min_step_size`, every second step leaves
+      the domain, and the final parameters may lie outside; keep the last ones with a
+      finite loss. And without a barrier, where the gradient points outward, the run can
+      stop at the boundary short of the optimum.
+
+      **Derivatives.** A sign does not change with the data, so the derivative of the
+      result by the data, computed through the steps, is 0. Use the implicit function
+      theorem, for example ``optimistix.ImplicitAdjoint``.
+
+      **Rounding.** An update smaller than half the floating-point spacing around a
+      parameter is lost: a float32 parameter of magnitude 32 or more cannot change by
+      1e-6, and a bfloat16 parameter :math:`w` only by more than :math:`|w| / 256`.
 
     References:
       rprop+: Riedmiller and Braun, A direct adaptive method for faster

@@ -29,11 +29,11 @@ def in_eigenbasis(
     max_size: int = 1024,
     full_matrix: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Run Rprop in rotated coordinates, in which the loss hardly couples them.
+    r"""Run Rprop in a learned orthogonal basis that nearly decouples the coordinates.
 
-    Rprop adapts each coordinate alone, and is slow in a valley that lies across them.
-    This wrapper learns an orthogonal basis from how the gradient changes, rotates the
-    gradient into it for an unchanged Rprop, and rotates the move back.
+    Rprop adapts each coordinate independently and is slow in valleys that are not
+    aligned with the axes. This wrapper learns an orthogonal basis from gradient
+    differences, applies Rprop to the rotated gradient, and rotates the update back.
 
     A matrix of shape (a, b) has bases of sizes a and b. For the difference of
     successive gradients :math:`Y = G_t - G_{t-1}`, divided by its Frobenius norm, it
@@ -43,36 +43,39 @@ def in_eigenbasis(
 
       L \leftarrow \lambda L + Y Y^T, \qquad R \leftarrow \lambda R + Y^T Y,
 
-    with the decay :math:`\lambda`. With the first difference, and after every
-    `interval` more, the bases turn to their eigenvectors :math:`Q_L, Q_R`. Rprop sees
-    :math:`Q_L^T G Q_R`, and its memory is carried over: the step size along a new
-    direction is the root of the old ones' mean square, weighted by the squares of the
-    direction's components; its sign is that of the previous gradient along it, or 0 if
-    at most half of that mean comes from coordinates that remember a sign.
+    with the decay :math:`\lambda`. At the first difference, and after every `interval`
+    further ones, the bases are set to the eigenvectors :math:`Q_L, Q_R` of L and R.
+    Rprop sees :math:`Q_L^T G Q_R`, and its memory is transferred: the step size of a
+    new direction is the root mean square of the old step sizes, weighted by the squared
+    components of that direction; its sign is that of the previous gradient along it, or
+    0 if no more than half of the weighted mean square comes from coordinates with a
+    remembered sign.
 
     Leaves of higher rank have a basis for each axis. Axes above `max_size`, vectors and
-    scalars are not rotated. With `full_matrix` all leaves are one vector with one
-    basis, for up to some hundred parameters that are coupled across leaves, such as
-    those of Gaussian processes, differential equations and regressions.
+    scalars are not rotated. With `full_matrix`, all leaves are flattened into one
+    vector with a single basis; use this for up to a few hundred parameters that are
+    coupled across leaves, such as those of Gaussian processes, differential equations
+    and regressions.
 
-    A gradient that is not finite, or whose `value` is not, teaches nothing, and the
-    basis stays: so ``irprop+`` takes a step out of the loss's domain back as it was
-    made. But in a rotated leaf one NaN reaches every coordinate. And a coordinate whose
-    derivative is less than the rounding of the leaf's largest, 1e-7 of it in float32,
-    moves by chance, where plain Rprop sees its sign. In directions in which no
-    difference was seen yet, rounding chooses the basis: runs on two devices may part.
+    A non-finite gradient or `value` leaves the basis unchanged, so ``irprop+`` undoes a
+    step out of the domain in the basis in which it was made. One NaN, however, reaches
+    all coordinates of a rotated leaf. A coordinate whose derivative is less than the
+    rounding of the leaf's largest, 1e-7 of it in float32, is updated at random, whereas
+    plain Rprop would still see its sign. In directions without any gradient difference
+    so far, rounding determines the basis, so runs on different devices may diverge.
 
-    **Cost.** For a leaf of shape (a, b) 2 (a² + b²) + a b numbers, about 3 a b (a + b)
-    multiplications a step, and a symmetric eigenproblem of each size a turn.
-    ``jax.vmap`` pays for a turn in every step. Leaves that are sharded over Explicit
-    mesh axes are gathered, and the bases replicated.
+    **Cost.** For a leaf of shape (a, b): 2 (a² + b²) + a b numbers of state, about
+    3 a b (a + b) multiplications per step, and one symmetric eigenproblem of each size
+    per basis update. Under ``jax.vmap``, the eigenproblems are solved at every step.
+    Leaves that are sharded over Explicit mesh axes are gathered, and the bases
+    replicated.
 
     Args:
       inner: The transformation to run in rotated coordinates: `optax_rprop.rprop`, or a
-        chain with one Rprop, in the layout ``"split"`` or ``"packed"``. It gets no
-        parameters, so weight decay comes before, and of its memory only that of Rprop
-        is carried over.
-      decay: Factor of the moments at each difference, in (0, 1].
+        chain with one Rprop, in the layout ``"split"`` or ``"packed"``. It is not given
+        the parameters, so weight decay has to be chained before `in_eigenbasis`. Only
+        Rprop's own memory is transferred between bases.
+      decay: Factor of the moments at each gradient difference, in (0, 1].
       interval: Number of gradient differences between basis updates, an integer. Use
         at least 2: with 1, most problems are not solved.
       max_size: Size above which an axis is not rotated, and `full_matrix` refused.
@@ -80,10 +83,11 @@ def in_eigenbasis(
 
     Returns:
       The gradient transformation, with an `EigenbasisState`. Updates have the dtypes of
-      the gradients. Further arguments of ``update`` are passed on to `inner`.
+      the gradients. Further arguments of ``update`` are passed on to `inner`. To
+      derivatives, the basis is a constant.
 
     Raises:
-      TypeError: An argument is of the wrong type; as by `rprop` in ``update``.
+      TypeError: An argument has the wrong type; or by ``update``, as by `rprop`.
       ValueError: A number is out of range. By ``init``: `inner` does not hold one Rprop
         for all parameters, there are too many parameters for `full_matrix`, or there is
         nothing to rotate without it.

@@ -36,7 +36,7 @@ class EigenbasisState(NamedTuple):
     phase: jax.Array  # shape=(), dtype=int32
 
 
-def _find(inner_state: Any) -> Found:
+def _find(inner_state: optax.OptState) -> Found:
     found = find_states(inner_state)
     if len(found) != 1:
         raise ValueError(
@@ -51,12 +51,12 @@ def _find(inner_state: Any) -> Found:
     return found[0]
 
 
-def read_memory(inner_state: Any) -> list[Memory]:
+def read_memory(inner_state: optax.OptState) -> list[Memory]:
     """Step sizes and codes of each leaf, from the one state of Rprop in a state."""
     return _find(inner_state).memory()
 
 
-def write_memory(inner_state: Any, memory: list[Memory]) -> Any:
+def write_memory(inner_state: optax.OptState, memory: list[Memory]) -> optax.OptState:
     """The state, with these step sizes and codes in its state of Rprop."""
     _, state, layout = _find(inner_state)
     structure = jax.tree.structure(getattr(state, layout.tree_names[0]))

@@ -60,7 +60,9 @@ def _most(rule: Rule) -> int:
     return 2 if rule.undoes else 1
 
 
-def _encode(level: jax.Array, codes: jax.Array, rule: Rule, dtype: Any) -> jax.Array:
+def _encode(
+    level: jax.Array, codes: jax.Array, rule: Rule, dtype: jax.typing.DTypeLike
+) -> jax.Array:
     # The last operation has two operands of full size: XLA would make one of a single
     # operand again for each of its readers, and with it all that comes before.
     zones = (codes + _most(rule)).astype(jnp.uint8) * np.uint8(levels_of(rule))
@@ -81,13 +83,15 @@ def _decode(fields: Fields, rule: Rule) -> Memory:
     return level.astype(jnp.int32), codes
 
 
-def _as_byte(stored: jax.Array, dtype: Any) -> jax.Array:
+def _as_byte(stored: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     if stored.dtype == dtype:
         return stored
     return jax.lax.bitcast_convert_type(stored, dtype)
 
 
-def _step_sizes(level: jax.Array, lattice: Lattice, dtype: Any) -> jax.Array:
+def _step_sizes(
+    level: jax.Array, lattice: Lattice, dtype: jax.typing.DTypeLike
+) -> jax.Array:
     log2_base = jnp.asarray(log2_base_of(lattice), dtype)
     exponent = (level - lattice.unit_level).astype(dtype) * log2_base
     # Powers of two are exact, and the rest is near 1: errors do not grow with levels.
@@ -131,7 +135,7 @@ class Byte(Layout):
             jnp.clip(level + lattice.unit_level, 0, levels - 1)
             for level in level_bounds(lattice.unit, numbers, base.log2)
         )
-        return cls(lattice, lowest, highest, base, rule)
+        return cls(numbers, lattice, lowest, highest, base, rule)
 
     def shared_fields(self) -> dict[str, Any]:
         return {"lattice": self.lattice}
@@ -155,7 +159,7 @@ class Byte(Layout):
             new_level = jax.lax.select(decision.undo, level, new_level)
         return (_encode(new_level, decision.new_codes, self.rule, fields[0].dtype),)
 
-    def updates(self, fields: Fields, dtype: Any) -> jax.Array:
+    def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         level, codes = _decode(fields, self.rule)
         step_sizes = _step_sizes(level, self.lattice, memory_dtype(dtype))
         return last_update(codes, step_sizes).astype(dtype)

@@ -1,10 +1,12 @@
 """What a state layout is: how the step sizes and codes of a leaf are stored."""
 
 import abc
+import dataclasses
 from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optax_rprop._hyperparams import HyperParams
 from optax_rprop._rule import Decision, Rule
@@ -16,6 +18,7 @@ Memory = tuple[jax.Array, jax.Array]
 """Step sizes and codes of one leaf, whatever the layout."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Layout(abc.ABC):
     """A state layout. Its instances are bound to hyper-parameters, and pytrees.
 
@@ -29,6 +32,7 @@ class Layout(abc.ABC):
     state_type: ClassVar[Any]
     tree_names: ClassVar[tuple[str, ...]]
     holds_any: ClassVar[bool] = True
+    numbers: HyperParams
 
     @classmethod
     def fitted(cls, numbers: HyperParams, rule: Rule) -> HyperParams:
@@ -42,13 +46,14 @@ class Layout(abc.ABC):
         return numbers
 
     @classmethod
-    @abc.abstractmethod
     def bound(cls, numbers: HyperParams, rule: Rule, state: Any = None) -> Self:
         """The layout of a state, or, without one, of a new state.
 
         Raises:
           ValueError: The state does not fit the hyper-parameters.
         """
+        del rule, state
+        return cls(numbers)
 
     def shared_fields(self) -> dict[str, Any]:
         """The fields of a new state that belong to no single parameter."""
@@ -67,7 +72,7 @@ class Layout(abc.ABC):
         """The fields after a decision."""
 
     @abc.abstractmethod
-    def updates(self, fields: Fields, dtype: Any) -> jax.Array:
+    def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         """The update that the fields encode, to be subtracted from the parameters."""
 
     @classmethod
@@ -104,13 +109,13 @@ def trees_of(
     }
 
 
-def memory_dtype(param: jax.typing.ArrayLike) -> Any:
+def memory_dtype(param: jax.typing.ArrayLike | jax.typing.DTypeLike) -> np.dtype:
     """The dtype of what is remembered in the units of a parameter or its gradient."""
     dtype = jnp.result_type(param)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
 
 
-def as_step_size(number: float | jax.Array, dtype: Any) -> jax.Array:
+def as_step_size(number: float | jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """A step size, or a bound of step sizes, as a new array of shape ().
 
     It is a positive normal number: a step size that underflows to 0 never grows again.

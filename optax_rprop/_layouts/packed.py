@@ -7,7 +7,7 @@ between 2**-42 and 2**42 are normal in float32 and cannot overlap.
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,6 @@ class Packed(Layout):
 
     state_type = PackedRpropState
     tree_names = ("signed_step_sizes",)
-    numbers: HyperParams
 
     @classmethod
     def fitted(cls, numbers: HyperParams, rule: Rule) -> HyperParams:
@@ -109,11 +108,6 @@ class Packed(Layout):
             max_step_size=_clipped(numbers.max_step_size),
         )
 
-    @classmethod
-    def bound(cls, numbers: HyperParams, rule: Rule, state: Any = None) -> Self:
-        del rule, state
-        return cls(numbers)
-
     def init(self, param: Any) -> Fields:
         dtype = memory_dtype(param)
         number = as_step_size(self.numbers.learning_rate, dtype)
@@ -126,7 +120,7 @@ class Packed(Layout):
         adapted = adapt(_step_sizes(*fields), decision, self.numbers)
         return self.write((adapted, decision.new_codes))
 
-    def updates(self, fields: Fields, dtype: Any) -> jax.Array:
+    def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         (signed,) = fields
         magnitudes = jnp.abs(signed)
         updates = jax.lax.select(magnitudes < _LARGEST, signed, signed * -_DOWN)
@@ -134,7 +128,7 @@ class Packed(Layout):
         return jax.lax.select(magnitudes < _SMALLEST, zeros, updates).astype(dtype)
 
     @classmethod
-    def read(cls, fields: Fields, state: Any) -> Memory:
+    def read(cls, fields: Fields, state: object) -> Memory:
         del state
         return _step_sizes(*fields), _codes(*fields)
 

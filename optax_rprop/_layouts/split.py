@@ -1,12 +1,11 @@
 """The layout ``"split"``: step sizes and codes in separate trees."""
 
 import dataclasses
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from optax_rprop._hyperparams import HyperParams
 from optax_rprop._layouts.layout import (
     Fields,
     Layout,
@@ -15,7 +14,7 @@ from optax_rprop._layouts.layout import (
     as_step_size,
     memory_dtype,
 )
-from optax_rprop._rule import Decision, Mark, Rule, last_update
+from optax_rprop._rule import Decision, Mark, last_update
 
 
 class RpropState(NamedTuple):
@@ -49,12 +48,6 @@ class Split(Layout):
 
     state_type = RpropState
     tree_names = ("step_sizes", "prev_grad_signs")
-    numbers: HyperParams
-
-    @classmethod
-    def bound(cls, numbers: HyperParams, rule: Rule, state: Any = None) -> Self:
-        del rule, state
-        return cls(numbers)
 
     def init(self, param: Any) -> Fields:
         dtype = memory_dtype(param)
@@ -74,12 +67,12 @@ class Split(Layout):
         zeros = jnp.zeros_like(codes)
         return step_sizes, jax.lax.select(step_sizes >= 0, codes, zeros)
 
-    def updates(self, fields: Fields, dtype: Any) -> jax.Array:
+    def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         step_sizes, codes = fields
         return last_update(codes, step_sizes).astype(dtype)
 
     @classmethod
-    def read(cls, fields: Fields, state: Any) -> Memory:
+    def read(cls, fields: Fields, state: object) -> Memory:
         del state
         step_sizes, codes = fields
         return step_sizes, codes

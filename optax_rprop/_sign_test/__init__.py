@@ -1,5 +1,6 @@
 """The sequential sign test as a gradient transformation, for mini-batches."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_rprop._arguments import matching_leaves, real_leaves
-from optax_rprop._hyperparams import read_decay, read_number
+from optax_rprop._hyperparams import known, read_decay, read_number
 from optax_rprop._layouts.layout import memory_dtype
 from optax_rprop._sign_test.leaf import resolve_leaf
 from optax_rprop._sign_test.states import PackedResolveSignsState, ResolveSignsState
@@ -24,11 +25,10 @@ def resolve_signs(
     lean_mask: LeanMask | None = None,
     statistics_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Let each coordinate wait until the sign of its gradient is known.
+    r"""Pass on each coordinate's gradient only once its sign is statistically resolved.
 
-    The optimizer to train a network on mini-batches with is `minibatch_rprop`, which
-    is this test before Rprop. Its ``update`` needs the parameters. How it fares against
-    tuned and untuned rivals is in ``benchmarks/minibatch``.
+    To train a network on mini-batches, use `minibatch_rprop`, which chains this test
+    with Rprop. Its ``update`` needs the parameters.
 
     A sequential test per coordinate. With its gradients :math:`g` and the decay
     :math:`\lambda` it keeps
@@ -37,88 +37,86 @@ def resolve_signs(
 
       S \leftarrow \lambda S + g, \qquad R \leftarrow \sqrt{\lambda^2 R^2 + g^2}.
 
-    Once :math:`|S| \geq c R` and S is not 0, the sign is resolved: S is emitted and
-    begins at 0 again, while R goes on. Until then 0 is emitted. To be put before a
-    transformation that looks only at signs, and for which a gradient of 0 means that
-    nothing is known.
+    The sign is resolved once :math:`|S| \geq c R` and S is not 0: then S is emitted and
+    restarts at 0, while R is kept. Until then, 0 is emitted. Chain this before a
+    transformation that uses only signs and treats 0 as "unknown".
 
-    **The lean.** The test leans towards 0. Of a parameter :math:`w` that lies
-    :math:`r = \min(|w| / \mathrm{rms}, 2)` root mean squares of its array from 0,
+    **Lean.** The test favours steps towards zero. For a parameter :math:`w` whose
+    distance from zero is :math:`r = \min(|w| / \mathrm{rms}, 2)` in units of its
+    array's root mean square,
 
     .. math::
 
       c = \max(c_0 - a r \, \mathrm{sign}(S w), \min(c_0, 1.05)),
 
-    for the threshold :math:`c_0` and the lean :math:`a`. A step is made against the
-    sign of S. So a step towards 0 needs less evidence, and a step away from 0 more:
-    a weight decay in units of the noise. Where the root mean square is 0 or not
+    for the threshold :math:`c_0` and the lean :math:`a`. Steps go against the sign of
+    S, so a step towards zero needs less evidence and a step away from it more, which
+    acts as a weight decay in units of the noise. Where the root mean square is 0 or not
     finite, in float32 at magnitudes below 1e-19 or above 1e19, r is 0. Under sharding
     it costs an all-reduce of one number per array; inside ``jax.shard_map`` it is that
     of the shard.
 
-    A NaN gradient is passed over as if it were 0. An infinity counts as the largest
-    number, is resolved at once, and leaves no trace in R.
+    A NaN gradient counts as 0. An infinity counts as the largest number, is resolved at
+    once, and leaves no trace in R.
 
     **Threshold.** With an ``eta_minus`` of 0.85 and an ``eta_plus`` of 1.1, step sizes
-    grow only if successive signs are right with a probability above 0.694. What a
-    threshold buys is that false decisions are rare; none excludes them, for noise
-    resolves, too. For signs that are right with probability q, independently, with the
-    default decay, no lean, and R settled:
+    grow only if successive signs are right with a probability above 0.694. A higher
+    threshold makes wrong decisions rarer but cannot rule them out, because pure noise
+    is eventually resolved too. For signs that are right with probability q,
+    independently, with the default decay, no lean, and R in its steady state:
 
     ========= ========================= =================== ====================
-    threshold growth wants q of at least mean wait, q = 0.6  mean wait, q = 0.8
+    threshold step sizes grow if q >    mean wait, q = 0.6  mean wait, q = 0.8
     ========= ========================= =================== ====================
     1         0.551                     13.6                 6.6
     1.2       0.541                     19.4                 8.3
     1.5       0.532                     29.2                10.3
     ========= ========================= =================== ====================
 
-    Noise of one size is resolved, falsely or not, after 25 gradients in the mean at the
-    threshold of 1.2. Once R has settled, 5 equal gradients resolve a sign; the first
-    of all signs takes 2.
+    At the default threshold, noise of constant magnitude is resolved after 25 gradients
+    on average. In the steady state 5 equal gradients resolve a sign; at the start, 2
+    do.
 
-    **Decay.** While a coordinate waits, the others move, and what it has seen grows
-    stale. Without decay R only grows, and with it every wait.
+    **Decay.** While a coordinate waits, the others change and its evidence becomes
+    stale. Without decay, R grows forever, and so do the waits.
 
-    **When not to use it.** Where gradients are deterministic, as on the full data:
-    nothing is gained, and four steps of five are lost. And where a step is made only
-    now and then: with a threshold above 1, a coordinate moves in every second step at
-    most.
+    **When not to use it.** For deterministic gradients, as on the full batch, it gains
+    nothing and skips four updates out of five. Nor if there are only a few steps: with
+    a threshold above 1, a coordinate is updated at most every second step.
 
     Args:
       threshold: How large the sum must be, as a multiple of R. Positive.
-      decay: Factor of what was seen before, at every step, in (0, 1]; 1 never
-        forgets.
-      lean: By how much the threshold is lower for a step towards 0, and higher for a
-        step away from it, per root mean square that the parameter lies from 0. Not
-        negative. 0 treats both alike, and needs no parameters.
+      decay: Factor by which past evidence is discounted at every step, in (0, 1]; 1
+        never forgets.
+      lean: How much the threshold is lowered for steps towards zero, and raised for
+        steps away from it, per unit of distance from zero, in root mean squares of the
+        array. Not negative. 0 treats both alike, and needs no parameters.
       lean_mask: Which parameters the test leans for: a pytree of bools with the
         structure of the parameters, or a prefix of it, or a callable that returns one
-        for the parameters. False leaves out, for example, scales of normalization
-        layers and temperatures, whose neutral value is not 0. None leans for all.
-      statistics_dtype: None: S and R are kept in float64 for float64 parameters and
-        in float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
-        together, rounded to three digits; in ten contests test errors differ by less
-        than two standard errors, see ``benchmarks/minibatch``.
+        for the parameters. Exclude, for example, scales of normalization layers and
+        temperatures, whose neutral value is not 0. None leans for all.
+      statistics_dtype: None: S and R are kept in float64 for float64 parameters and in
+        float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
+        together, rounded to three digits, with a `decay` of at most 0.99, or 1.
 
     Returns:
-      The gradient transformation. Its state is a `ResolveSignsState`, or, in
-      bfloat16, a `PackedResolveSignsState`. Updates have the dtypes of the gradients.
-      Pass the parameters to ``update``, as in ``update(grads, state, params)``.
+      The gradient transformation. Its state is a `ResolveSignsState`, or, in bfloat16,
+      a `PackedResolveSignsState`. Updates have the dtypes of the gradients. Pass the
+      parameters to ``update``, as in ``update(grads, state, params)``.
 
     Raises:
       TypeError: An argument is not a number. By ``init`` and ``update``: a parameter or
-        gradient is not of real floating dtype, or the state is of another
+        gradient is not of real floating dtype, or the state belongs to another
         transformation.
-      ValueError: An argument is out of range, or a sign could never be resolved, as
+      ValueError: An argument is out of range, or no sign could ever be resolved, as
         with a `threshold` + 2 `lean` of sqrt((1 + decay) / (1 - decay)) or more. By
-        ``update``: the gradient has another structure or shape than the parameters,
-        or these are missing and `lean` is not 0. Arguments that are JAX arrays are
-        not checked for range.
+        ``update``: the gradient's structure or shapes differ from the parameters', or
+        the parameters are missing although `lean` is not 0. Arguments that are JAX
+        arrays are not checked for range.
 
     Example:
       The first coordinate has a signal, the second is noise. Two gradients that agree
-      resolve the first sign, for R begins at 0:
+      resolve the first sign, because R starts at 0:
 
       >>> import jax.numpy as jnp
       >>> tx = resolve_signs(lean=0)
@@ -131,12 +129,12 @@ def resolve_signs(
       [0. 0.]
 
     References:
-      The same statistic, where both sums begin anew, decides when a coordinate's
+      The same statistic, with both sums reset, decides when a coordinate's
       gradient is worth sending to other workers in Tsuzuku, Imachi and Akiba,
       Variance-based gradient compression for efficient distributed deep learning,
       2018, https://arxiv.org/abs/1802.06058
 
-      Signs taken with their probability, without waiting: Balles and Hennig,
+      Signs weighted by their probability, without waiting: Balles and Hennig,
       Dissecting Adam, ICML 2018, https://arxiv.org/abs/1705.07774; Zadaianchuk,
       Probabilistic RPROP, a project report and code.
     """
@@ -195,7 +193,7 @@ def resolve_signs(
                 f" {type(state).__name__}."
             )
         grads = matching_leaves(updates, state)
-        leans = grads and not (isinstance(lean, float) and lean == 0)
+        leans = grads and known(lean) != 0
         weights = leaning_weights(params, state) if leans else [None] * len(grads)
         memories = zip(*map(jax.tree.leaves, state), strict=True)
         pairs = [
@@ -215,19 +213,13 @@ def resolve_signs(
 def _check_resolvable(
     threshold: float | jax.Array, decay: float | jax.Array, lean: float | jax.Array
 ) -> None:
-    bound, kept, leaning = (
-        number if isinstance(number, float) else None
-        for number in (threshold, decay, lean)
-    )
-    if bound is not None and not bound > 0:
+    bound, kept, leaning = known(threshold), known(decay), known(lean)
+    if bound <= 0:
         raise ValueError(f"threshold must be positive, got {bound}.")
-    if leaning is not None and leaning < 0:
+    if leaning < 0:
         raise ValueError(f"lean must not be negative, got {leaning}.")
-    if (
-        bound is not None
-        and kept is not None
-        and (1 - kept) * (bound + 2 * (leaning or 0)) ** 2 >= 1 + kept
-    ):
+    highest = bound if math.isnan(leaning) else bound + 2 * leaning
+    if (1 - kept) * highest**2 >= 1 + kept:
         raise ValueError(
             "threshold + 2 * lean must be less than sqrt((1 + decay) / (1 - decay)),"
             " otherwise even a constant gradient is never resolved, got"
@@ -246,7 +238,7 @@ def _is_packed(
             f'statistics_dtype must be None or "bfloat16", got {statistics_dtype!r}.'
         )
     # With 8 bits, the product with a decay near 1 rounds back, and nothing fades.
-    if isinstance(decay, float) and 0.99 < decay < 1:
+    if 0.99 < known(decay) < 1:
         raise ValueError(
             'decay must be at most 0.99, or 1, with statistics_dtype="bfloat16", got'
             f" {decay}: rounded to 8 bits, sums would not decay. Use"

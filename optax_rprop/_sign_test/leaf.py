@@ -1,7 +1,5 @@
 """The sequential sign test, elementwise."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +26,7 @@ def _pack(sums: jax.Array, norms: jax.Array) -> Fields:
     return ((upper << np.uint32(16)) | lower,)
 
 
-def _distances(params: jax.Array, dtype: Any) -> jax.Array:
+def _distances(params: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """How many root mean squares of its array each parameter lies from 0, up to 2."""
     params = params.astype(dtype)
     square = jnp.mean(params * params)
