@@ -604,18 +604,6 @@ def test_behind_and_before_other_transformations():
     )
 
 
-def test_in_groups_of_parameters():
-    """Each group follows its own rule."""
-    params, grads, values = mixed()
-    groups = {"rotated": in_eigenbasis(irprop_plus()), "frozen": optax.set_to_zero()}
-    labels = {"matrix": "rotated", "vector": "frozen"}
-    optimizer = optax.partition(groups, labels)
-    _, _, updates = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
-    assert not np.any(updates["vector"])
-    # Turns depend on whether any gradient differs, and here all do.
-    assert_identical(updates["matrix"], plain_run()[2]["matrix"])
-
-
 @pytest.mark.parametrize("full_matrix", [False, True])
 def test_state_is_read_by_diagnostics_and_by_optax(full_matrix):
     """Step sizes, shadows of parameters, and no field taken for another."""

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import math
 import re
 
@@ -27,6 +28,15 @@ def noisy_gradients(steps=STEPS, size=SIZE, seed=0):
     grads = rng.normal(size=(steps, size)) + rng.choice([-1, 0, 0.2, 1], size)
     grads *= 10.0 ** rng.uniform(-12, 12, size)
     grads[rng.random((steps, size)) < 0.1] = 0
+    return grads
+
+
+def bad_gradients():
+    """The same, with NaN and infinities."""
+    grads = noisy_gradients()
+    draws = np.random.default_rng(1).random(grads.shape)
+    grads[draws < 0.05] = np.nan
+    grads[(draws > 0.99) & (grads != 0)] *= np.inf
     return grads
 
 
@@ -110,10 +120,7 @@ SETTINGS = [
 @pytest.mark.parametrize(("threshold", "decay", "lean"), SETTINGS)
 def test_equals_plain_python(x64, threshold, decay, lean):
     """What is emitted, and when, in float64; with NaN and infinities."""
-    grads, params = noisy_gradients(), moving_params()
-    draws = np.random.default_rng(1).random(grads.shape)
-    grads[draws < 0.05] = np.nan
-    grads[(draws > 0.99) & (grads != 0)] *= np.inf
+    grads, params = bad_gradients(), moving_params()
     largest = np.finfo(float).max
     updates, states = play_with(threshold, decay, lean, grads, params)
     expected = textbook(grads, params, threshold, decay, lean, largest)
@@ -147,9 +154,9 @@ def waits(updates):
 
 def test_documented_number_of_equal_gradients():
     """2 at first and 5 once R has settled; 4 for a step towards 0 from afar."""
-    updates, _ = play(resolve_signs(), jnp.ones((300, 1)))
-    assert np.flatnonzero(updates)[0] == 1
-    assert waits(updates) == [5]
+    updates, _ = play(resolve_signs(), jnp.ones((300, 8)))
+    assert np.flatnonzero(updates[:, 0])[0] == 1
+    assert waits(updates) == [5] * 8
     # A positive gradient leads down: towards 0 from above.
     params = jnp.zeros((300, 8)).at[:, 0].set(2.0)
     grads = jnp.ones((300, 8))
@@ -226,37 +233,6 @@ def test_parameters_without_a_root_mean_square(bad):
 
 
 @each_precision
-def test_nan_is_passed_over(statistics_dtype):
-    """A NaN is as if it were 0, and leaves no trace."""
-    grads, params = noisy_gradients(), moving_params()
-    grads, params = grads.astype(np.float32), params.astype(np.float32)
-    holes = np.random.default_rng(3).random(grads.shape) < 0.2
-    tx = resolve_signs(statistics_dtype=statistics_dtype)
-    expected = play(tx, np.where(holes, np.float32(0), grads), params)
-    actual = play(tx, np.where(holes, np.float32(np.nan), grads), params)
-    assert_identical(actual, expected)
-
-
-@each_precision
-def test_infinities_have_a_sign_and_leave_no_trace(statistics_dtype):
-    """Resolved at once; then all goes on as if 0 had come in their place."""
-    tx = resolve_signs(statistics_dtype=statistics_dtype)
-    before = [[1.0, -1.0, 0.0, 3e-30]] * 3
-    after = [[1.0, 1.0, 1.0, 1e-30]] * 30
-    infinite = np.array(
-        [*before, [np.inf, -np.inf, np.inf, -np.inf], *after], "float32"
-    )
-    updates, states = play(tx, infinite)
-    largest = np.finfo(np.float32).max if statistics_dtype is None else 2.0**127 * 1.992
-    np.testing.assert_allclose(updates[3], largest * np.sign(infinite[3]), rtol=1e-3)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(states))
-    rounded = bfloat16 if statistics_dtype else float
-    expected = textbook(infinite, 0 * updates, 1.2, 0.95, 0, rounded=rounded)
-    np.testing.assert_array_equal(updates[4:] != 0, expected[4:] != 0)
-    assert np.all((np.asarray(updates[4:]) != 0).sum(axis=0) >= 3)
-
-
-@each_precision
 def test_the_largest_numbers_leave_the_state_finite(statistics_dtype):
     """A sum that overflows is resolved, and large numbers that cancel fade."""
     largest = np.finfo(np.float32).max
@@ -308,23 +284,23 @@ def test_state_is_as_documented():
     np.testing.assert_array_equal((bits & 0xFFFF0000).view(np.float32), [3, 5.5, 5])
 
 
+def types(tree):
+    """Shapes and dtypes, weakly typed or not."""
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
+
+
 @pytest.mark.stack
-@pytest.mark.parametrize("param_dtype", FLOATS)
-@pytest.mark.parametrize("grad_dtype", FLOATS)
-def test_dtypes(x64, param_dtype, grad_dtype):
+def test_dtypes(x64):
     """float64 state for float64 parameters and float32 else; updates as gradients."""
     tx = minibatch_rprop()
-    params, grads = jnp.ones(3, param_dtype), jnp.ones(3, grad_dtype)
-    state = tx.init(params)
-    expected = "float64" if param_dtype == "float64" else "float32"
-    assert {leaf.dtype for leaf in jax.tree.leaves(state[0])} == {jnp.dtype(expected)}
-    updates, new_state = jax.eval_shape(tx.update, grads, state, params)
-    assert updates.dtype == grad_dtype
-
-    def types(tree):
-        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
-
-    assert types(new_state) == types(jax.eval_shape(lambda: state))
+    for param_dtype, grad_dtype in itertools.product(FLOATS, FLOATS):
+        params, grads = np.ones(3, param_dtype), np.ones(3, grad_dtype)
+        state = jax.eval_shape(tx.init, params)
+        expected = "float64" if param_dtype == "float64" else "float32"
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state[0])} == {expected}
+        updates, new_state = jax.eval_shape(tx.update, grads, state, params)
+        assert updates.dtype == grad_dtype
+        assert types(new_state) == types(state)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -349,25 +325,20 @@ def bfloat16(number):
     return float(np.float32(number).astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize("lean", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("lean", [0.0, 0.4])
 def test_statistics_in_bfloat16(lean):
     """Rounded statistics, and nothing else rounded; against plain Python."""
-    grads, params = noisy_gradients(), moving_params()
-    grads, params = grads.astype(np.float32), params.astype(np.float32)
+    grads, params = bad_gradients().astype(np.float32), moving_params()
+    params = params.astype(np.float32)
     tx = resolve_signs(lean=lean, statistics_dtype=jnp.bfloat16)
     updates, states = play(tx, grads, params)
-    expected = textbook(grads, params, 1.2, 0.95, lean, rounded=bfloat16)
+    largest = float(jnp.finfo("bfloat16").max)
+    expected = textbook(grads, params, 1.2, 0.95, lean, largest, bfloat16)
     # A number half way between two of bfloat16 may fall to either side.
     assert np.mean(np.asarray(updates) != expected.astype(np.float32)) < 2e-3
     assert np.mean(expected != 0) > 0.05
+    assert np.any(np.abs(expected) == largest)
     assert states.statistics.dtype == np.uint32
-
-
-@pytest.mark.parametrize("wrong", ["float16", jnp.float32, "int8"])
-def test_statistics_of_another_dtype(wrong):
-    """Only what there is."""
-    with pytest.raises(ValueError, match='statistics_dtype must be None or "bfloat16"'):
-        resolve_signs(statistics_dtype=wrong)
 
 
 TREES = {
@@ -400,25 +371,16 @@ def test_trees_of_any_kind(tree):
 @pytest.mark.stack
 @each_precision
 def test_ways_to_run_it_agree(statistics_dtype):
-    """Eager, compiled, scanned, vectorized, and resumed from bytes: the same bits."""
-    tx = minibatch_rprop(statistics_dtype=statistics_dtype)
+    """Eager, compiled, scanned and vectorized: the same bits."""
+    tx = resolve_signs(statistics_dtype=statistics_dtype)
     grads = noisy_gradients(steps=40, size=6).astype(np.float32)
     params = moving_params(steps=40, size=6).astype(np.float32)
     scanned, _ = play(tx, grads, params)
     for update in (tx.update, jax.jit(tx.update)):
-        state = tx.init(jnp.asarray(params[0]))
-        for number, (grad, param) in enumerate(zip(grads, params, strict=True)):
-            updates, state = update(jnp.asarray(grad), state, jnp.asarray(param))
-            np.testing.assert_array_equal(updates, scanned[number])
-            if number == 20:
-                leaves, treedef = jax.tree.flatten(state)
-                saved = [(np.asarray(x).tobytes(), x.dtype, x.shape) for x in leaves]
-                state = treedef.unflatten(
-                    [
-                        jnp.asarray(np.frombuffer(data, dtype).reshape(shape))
-                        for data, dtype, shape in saved
-                    ]
-                )
+        state = tx.init(params[0])
+        for grad, param, expected in zip(grads, params, scanned, strict=True):
+            updates, state = update(grad, state, param)
+            np.testing.assert_array_equal(updates, expected)
     models = [np.stack([leaf, leaf[::-1]]) for leaf in (grads, params)]
     together = jax.vmap(functools.partial(play, tx))(*models)[0]
     np.testing.assert_array_equal(together[0], scanned)
@@ -488,18 +450,6 @@ def test_lowers_for_every_platform(statistics_dtype):
         assert "stablehlo" in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_bytes_of_state():
-    """8 bytes a float32 parameter, and 13 with Rprop's."""
-
-    def state_bytes(tx):
-        leaves = jax.tree.leaves(tx.init(jnp.zeros(1000)))
-        return sum(leaf.nbytes for leaf in leaves) / 1000
-
-    assert state_bytes(resolve_signs()) == 8
-    assert state_bytes(resolve_signs(statistics_dtype="bfloat16")) == 4
-    assert state_bytes(minibatch_rprop()) == 13
-
-
 @pytest.mark.stack
 @each_precision
 def test_debugging_flags_find_nothing(statistics_dtype):
@@ -530,16 +480,6 @@ def test_arguments_may_be_traced():
     over_settings = jax.vmap(play_with, (0, 0, 0, None, None))
     together, _ = over_settings(*np.float32(settings).T, grads, params)
     np.testing.assert_array_equal(together, expected)
-
-
-def test_before_another_sign_based_optimizer():
-    """Whatever looks only at signs may follow: here, signSGD."""
-    tx = optax.chain(resolve_signs(2.0, decay=1.0, lean=0), optax.sign_sgd(0.5))
-    updates, _ = play(tx, jnp.array([[-3.0]] * 12))
-    # Of 4 gradients the norm is 2 of them. It goes on, so the 7 after are needed, for
-    # 6 are less than 2 times the root of 10.
-    assert np.flatnonzero(updates).tolist() == [3, 10]
-    assert set(np.asarray(updates)[:, 0].tolist()) == {0, 0.5}
 
 
 # ----------------------------------------------------------------------------
@@ -633,9 +573,10 @@ def test_documented_statistics(threshold, growth, wait6, wait8):
 
 
 def test_documented_wait_of_noise():
-    """25 gradients in the mean."""
+    """25 gradients on average."""
     assert law_of_signs(0.5, 1.2)[2] == pytest.approx(25, rel=0.02)
-    assert "after 25 gradients in the mean" in resolve_signs.__doc__
+    doc = " ".join(optax_rprop.resolve_signs.__doc__.split())
+    assert "resolved after 25 gradients on average" in doc
 
 
 @pytest.mark.once
@@ -655,19 +596,6 @@ def test_false_decisions_and_waits_match_the_law(threshold, decay, right):
     assert abs(np.mean(updates[updates != 0] < 0) - misses) < 4 * deviation
     # A wait deviates by about itself; beside the error of the grid.
     assert updates.size / count == pytest.approx(wait, rel=4 / math.sqrt(count) + 5e-3)
-
-
-@pytest.mark.once
-def test_decay_ends_the_wait_of_noise():
-    """With decay, noise resolves at a steady rate; without, ever more rarely."""
-    grads = np.random.default_rng(5).normal(size=(6000, 300)).astype(np.float32)
-    rates = {}
-    for decay in (1.0, 0.98):
-        updates, _ = play_with(1.2, decay, 0.1, grads, 0 * grads)
-        early, late = np.split(np.asarray(updates) != 0, [3000])
-        rates[decay] = late.mean() / early.mean()
-    assert rates[1.0] < 0.5
-    assert 0.9 < rates[0.98] < 1.1
 
 
 def noisy_distance(tx, target, noise):
@@ -719,24 +647,18 @@ def test_learns_where_plain_rprop_cannot():
         ({"threshold": -1}, ValueError, "threshold must be positive, got -1"),
         ({"threshold": math.nan}, ValueError, "threshold must be finite"),
         ({"threshold": "2"}, TypeError, "threshold must be a real number, got '2'"),
-        (
-            {"threshold": lambda step: 2.0},
-            TypeError,
-            "optax.inject_hyperparams(resolve_signs)(threshold=schedule)",
-        ),
+        ({"threshold": abs}, TypeError, "(resolve_signs)(threshold=schedule)"),
         ({"decay": 0.0}, ValueError, "decay must lie in (0, 1], got 0.0"),
         ({"decay": 1.5}, ValueError, "decay must lie in (0, 1], got 1.5"),
         ({"decay": None}, TypeError, "decay must be a real number, got None"),
         ({"lean": -0.1}, ValueError, "lean must not be negative, got -0.1"),
         ({"lean": math.inf}, ValueError, "lean must be finite"),
         ({"lean": None}, TypeError, "lean must be a real number, got None"),
-        (
-            {"threshold": 10.0},
-            ValueError,
-            "got threshold=10.0 and lean=0.1 with decay=0.95",
-        ),
-        ({"lean": 3}, ValueError, "got threshold=1.2 and lean=3 with decay=0.95"),
-        ({"decay": 0.3}, ValueError, "not even equal gradients resolve"),
+        ({"threshold": 10.0}, ValueError, "threshold=10.0 and lean=0.1 with decay"),
+        ({"lean": 3}, ValueError, "threshold=1.2 and lean=3"),
+        ({"decay": 0.3}, ValueError, "is never resolved"),
+        ({"statistics_dtype": "float16"}, ValueError, "statistics_dtype must be None"),
+        ({"statistics_dtype": jnp.float32}, ValueError, "statistics_dtype must be"),
     ],
 )
 def test_refuses_bad_arguments(options, error, message):
@@ -781,7 +703,7 @@ def test_refuses_bad_gradients_and_states():
         tx.update({"w": jnp.ones(4)}, state, params)
     with pytest.raises(ValueError, match="updates must have the structure of the"):
         tx.update({"v": jnp.ones(3)}, state, params)
-    with pytest.raises(TypeError, match="must be a ResolveSignsState"):
+    with pytest.raises(TypeError, match="must be the ResolveSignsState"):
         tx.update(params, optax.EmptyState(), params)
 
 
@@ -918,20 +840,10 @@ def test_hyperparameters_of_the_chain_may_be_injected():
 @pytest.mark.once
 def test_chain_in_the_layout_of_a_byte():
     """It says what it cannot hold, and holds what the docstring names."""
-    with pytest.raises(ValueError, match="powers of one base"):
+    with pytest.raises(ValueError, match="powers of"):
         minibatch_rprop(state_layout="byte")
     # Up to rounding, the same steps.
     options = {"eta_minus": 2**-0.5, "eta_plus": 2**0.25, "min_step_size": 1e-4}
     params, _, state = run(minibatch_rprop(**options, state_layout="byte"))
     np.testing.assert_allclose(params, run(minibatch_rprop(**options))[0], atol=1e-4)
     assert get_rprop_state(state).step_sizes.shape == (12,)
-
-
-def test_chain_without_parameters():
-    """The error says what to call, and `lean=0` needs none."""
-    grads = jnp.ones(3)
-    optimizer = minibatch_rprop()
-    with pytest.raises(ValueError, match=r"update\(grads, state, params\)"):
-        optimizer.update(grads, optimizer.init(grads))
-    optimizer = minibatch_rprop(lean=0)
-    optimizer.update(grads, optimizer.init(grads))
