@@ -30,7 +30,7 @@ def refused(error, *words):
 def rows(error, *table):
     """Parameter sets: what is wrong, the error, and words of its message."""
     return [
-        pytest.param(wrong, error, words, id=re.sub(r"\W+", " ", repr(wrong))[:30])
+        pytest.param(wrong, error, words, id=re.sub(r" at 0x.*", "", repr(wrong))[:30])
         for wrong, *words in table
     ]
 
