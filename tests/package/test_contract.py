@@ -1,7 +1,8 @@
-"""What Optax and JAX expect of a transformation, for each layout."""
+"""What Optax and JAX expect of a transformation, for each that the package has."""
 
 import collections
 import functools
+import itertools
 import operator
 from typing import NamedTuple
 
@@ -27,6 +28,24 @@ import optax_rprop
 pytestmark = pytest.mark.stack
 
 STEPS = 12
+
+LEAST = [rprop(0.5, **options) for options in REPRESENTATIVE]
+CHAINS = [
+    optax_rprop.minibatch_rprop(statistics_dtype=dtype) for dtype in (None, "bfloat16")
+]
+ROTATED = [
+    optax_rprop.in_eigenbasis(
+        optax_rprop.rprop(variant="irprop+"), interval=2, full_matrix=full_matrix
+    )
+    for full_matrix in (False, True)
+]
+NAMES = ["split", "packed", "byte", "minibatch", "minibatch bfloat16"]
+each_elementwise = pytest.mark.parametrize("optimizer", LEAST + CHAINS, ids=NAMES)
+each_optimizer = pytest.mark.parametrize(
+    "optimizer",
+    LEAST + CHAINS + [pytest.param(tx, marks=pytest.mark.slow) for tx in ROTATED],
+    ids=[*NAMES, "eigenbasis", "full matrix"],
+)
 
 # Every compilation that the process makes, whoever asks for it.
 _compilations = []
@@ -91,15 +110,11 @@ def drive(optimizer, params, value):
     return jax.lax.scan(branch, carry, jnp.stack([value, -value, value]))[0]
 
 
-@each_configuration
-def test_types_are_stable_under_control_flow(x64, options):
+@each_optimizer
+def test_types_are_stable_under_control_flow(x64, optimizer):
     """All dtypes in one tree, and each alone, with a loss of each dtype."""
-    mixed = {dtype: np.ones(3, dtype) for dtype in FLOATS}
-    for dtype, skip_zero_grads in [
-        *((dtype, False) for dtype in FLOATS),
-        ("float32", True),
-    ]:
-        optimizer = build(options | {"skip_zero_grads": skip_zero_grads})
+    mixed = {dtype: np.ones((2, 2), dtype) for dtype in FLOATS}
+    for dtype in FLOATS:
         for params in (mixed, mixed[dtype]):
             # Traced but not compiled, which is what types need.
             expected = types((params, jax.eval_shape(optimizer.init, params)))
@@ -108,30 +123,34 @@ def test_types_are_stable_under_control_flow(x64, options):
             assert types(jax.eval_shape(run, params, value)) == expected
 
 
-@each_configuration
-def test_dtypes_of_state_and_updates(x64, options):
-    """Step sizes in float64 for float64 and in float32 else; updates as gradients."""
-    optimizer = build(options)
-    for param_dtype in FLOATS:
-        params = jnp.ones(3, param_dtype)
-        (state, _) = jax.eval_shape(optimizer.init, params)
-        step_dtype = "float64" if param_dtype == "float64" else "float32"
-        expected = {
-            "split": (step_dtype, "int8"),
-            "packed": (step_dtype,),
-            "byte": ("int8" if param_dtype == "float64" else "uint8",),
-        }[options["state_layout"]]
-        stored = tuple(leaf.dtype for leaf in jax.tree.leaves(state))
-        assert stored[: len(expected)] == expected
-        if options["variant"] == "irprop+":
-            assert state.prev_value.dtype == "float64"
-        for grad_dtype in FLOATS:
-            grads = jnp.ones(3, grad_dtype)
-            updates, (new_state, _) = jax.eval_shape(
-                functools.partial(optimizer.update, value=1.0), grads, (state, _)
-            )
-            assert updates.dtype == grad_dtype
-            assert types(new_state) == types(state)
+@each_optimizer
+def test_dtypes_of_state_and_updates(x64, optimizer):
+    """The state's are those of the parameters, and the updates' those of gradients."""
+    for param_dtype, grad_dtype in itertools.product(FLOATS, FLOATS):
+        params, grads = np.ones((2, 2), param_dtype), np.ones((2, 2), grad_dtype)
+        state = jax.eval_shape(optimizer.init, params)
+        updates, new_state = jax.eval_shape(
+            functools.partial(optimizer.update, value=1.0), grads, state, params
+        )
+        assert updates.dtype == grad_dtype
+        assert types(new_state) == types(state)
+        precisions = {
+            leaf.dtype
+            for leaf in jax.tree.leaves(state)
+            if leaf.shape and jnp.issubdtype(leaf.dtype, jnp.floating)
+        }
+        expected = "float64" if param_dtype == "float64" else "float32"
+        assert precisions <= {np.dtype(expected)}
+
+
+def test_dtypes_of_what_a_byte_and_a_sign_are_in(x64):
+    """Integers of 8 bits, and a loss in double precision where JAX has it."""
+    params = {dtype: np.ones(3, dtype) for dtype in FLOATS}
+    split, _, byte = (jax.eval_shape(tx.init, params)[0] for tx in LEAST)
+    assert {leaf.dtype.name for leaf in split.prev_grad_signs.values()} == {"int8"}
+    for dtype, leaf in byte.codes.items():
+        assert leaf.dtype == ("int8" if dtype == "float64" else "uint8")
+    assert byte.prev_value.dtype == "float64"
 
 
 def test_loss_of_any_dtype_says_the_same(x64):
@@ -179,8 +198,7 @@ TREES = {
 def test_trees_of_any_kind(tree):
     """Structure kept, each leaf moved by its own sign, weak types made strong."""
     expected = jax.tree.map(lambda leaf: -0.5 * np.sign(leaf), tree)
-    for options in REPRESENTATIVE:
-        optimizer = build(options)
+    for optimizer in LEAST:
         state = optimizer.init(tree)
         updates, new_state = optimizer.update(tree, state, tree, value=1.0)
         assert_identical(updates, expected)
@@ -193,12 +211,11 @@ def test_trees_of_any_kind(tree):
         optax.apply_updates(tree, updates)
 
 
-@each_configuration
-def test_init_of_abstract_parameters(options):
+@each_optimizer
+def test_init_of_abstract_parameters(optimizer):
     """`ShapeDtypeStruct`s suffice, and give what real parameters do."""
     params = {"a": jnp.ones((2, 3), "bfloat16"), "b": (jnp.ones(()), None)}
     abstract = jax.eval_shape(lambda: params)
-    optimizer = build(options)
     expected = optimizer.init(params)
     assert_identical(optimizer.init(abstract), expected)
     assert types(jax.eval_shape(optimizer.init, abstract)) == types(expected)
@@ -208,39 +225,17 @@ def test_init_of_abstract_parameters(options):
 # Compilation and memory
 
 
-@each_configuration
-def test_compiles_once(options):
-    """The second call finds types, weak types and placement of the first."""
-    optimizer = build(options)
-    params, grads, _ = two_leaves()
-    grads = jax.tree.map(lambda leaf: leaf[0], grads)
-
-    @jax.jit
-    def step(params, state, value):
-        updates, state = optimizer.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    value = jnp.array(1.0)
-    start = optimizer.init(params)
-    before = len(_compilations)
-    params, state = step(params, start, value)
-    after = len(_compilations)
-    for _ in range(2):
-        params, state = step(params, state, value)
-    # A new optimization of the same kind.
-    step(params, optimizer.init(params), value)
-    assert before < after == len(_compilations)
-
-
 def pointers(tree):
     """The memory that the leaves of a tree occupy."""
     return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree) if leaf.size]
 
 
-@each_configuration
-def test_donated_memory_is_used_again(options):
-    """Parameters and state are updated in place; unused donations would warn."""
-    optimizer = build(options)
+@each_optimizer
+def test_a_step_is_compiled_once_and_made_in_place(optimizer):
+    """Each finds types, weak types, placement and memory of the one before.
+
+    Donations that are not used would warn.
+    """
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, grads, value):
@@ -248,25 +243,32 @@ def test_donated_memory_is_used_again(options):
         return optax.apply_updates(params, updates), state
 
     # Two leaves alike: their state must not be one array.
-    params = {name: jnp.ones(1000) for name in "ab"} | {"c": jnp.ones(9, "bfloat16")}
+    params = {name: jnp.ones((10, 10)) for name in "ab"} | {
+        "c": jnp.ones(9, "bfloat16")
+    }
     grads = jax.tree.map(jnp.copy, params)
+    value, counts = jnp.array(1.0), []
     for init in (optimizer.init, jax.jit(optimizer.init)):
         carry = params, init(params)
         memory = pointers(carry)
         assert len(set(memory)) == len(memory)
-        donated = jax.tree.leaves(carry)
-        carry = step(*carry, grads, jnp.array(1.0))
-        assert all(leaf.is_deleted() for leaf in donated)
-        assert pointers(carry) == memory
+        for _ in range(2):
+            donated = jax.tree.leaves(carry)
+            before = len(_compilations)
+            carry = step(*carry, grads, value)
+            counts.append(len(_compilations) - before)
+            assert all(leaf.is_deleted() for leaf in donated)
+            if optimizer not in ROTATED:  # The last two gradients swap places.
+                assert pointers(carry) == memory
         params, _ = carry
+    assert counts == [1, 0, 0, 0]
 
 
-@each_configuration
-def test_holds_no_array_of_the_caller(options):
+@each_optimizer
+def test_holds_no_array_of_the_caller(optimizer):
     """What the caller donates or deletes later is no part of state or updates."""
-    optimizer = build(options)
-    params = {"a": jnp.ones(100), "b": jnp.ones(())}
-    grads = jax.tree.map(lambda leaf: -leaf, params)
+    params = {"a": jnp.ones((10, 10)), "b": jnp.ones(())}
+    grads = jax.tree.map(jnp.negative, params)
     value = jnp.array(1.0)
     state = optimizer.init(params)
     updates, new_state = optimizer.update(grads, state, params, value=value)
@@ -279,38 +281,42 @@ def test_holds_no_array_of_the_caller(options):
 # Debugging aids of JAX
 
 
-@pytest.mark.parametrize("exponents", [None, (41, 0, 41.9), (-41, -42, 0)])
-@each_configuration
-def test_debugging_flags_find_nothing(options, exponents):
-    """No infinity or NaN on the way, not even in branches that are not taken.
-
-    By default, and with the largest and the smallest numbers of a layout.
-    """
-    names = ("learning_rate", "min_step_size", "max_step_size")
-    settings = {}
-    if exponents:
-        if options["state_layout"] == "byte":
-            exponents = (126, 100, 127) if exponents[0] > 0 else (-125, -126, -90)
-        settings = {name: 2.0**n for name, n in zip(names, exponents, strict=True)}
-    optimizer = rprop(**settings, **options)
-    params = jnp.ones(4)
-    grads = [[1, -1, 1, 0], [1, 1, -1, 0], [1, 1, 0, 1], [1, -1, 1, -1]]
+def check_debugging_flags(optimizer):
+    """No infinity or NaN on the way, not even in branches that are not taken."""
+    params = {"a": jnp.ones((2, 2)), "b": jnp.zeros(0)}
+    rows = [[1, -1, 1, 0], [1, 1, -1, 0], [1, 1, 0, 1e30], [1, -1, 1e-30, -1]]
     with jax.debug_nans(True), jax.debug_infs(True):
         state = optimizer.init(params)
-        for value, row in enumerate(grads):
-            row, value = jnp.array(row, "float32"), jnp.array(value, "float32")
+        for value, row in enumerate(rows):
+            grads = {"a": jnp.array(row, "float32").reshape(2, 2), "b": jnp.zeros(0)}
+            value = jnp.array(value, "float32")
             # Eagerly, where each operation is looked at.
-            _, state = optimizer.update(row, state, params, value=value)
-        jax.jit(optimizer.update)(row, state, params, value=value)
-    # The flags are awake.
+            _, state = optimizer.update(grads, state, params, value=value)
+        jax.jit(optimizer.update)(grads, state, params, value=value)
+
+
+@each_optimizer
+def test_debugging_flags_find_nothing(optimizer):
+    """And the flags are awake."""
+    check_debugging_flags(optimizer)
     with jax.debug_infs(True), pytest.raises(FloatingPointError):
         jnp.array(3e38) * 2.0
 
 
+@pytest.mark.parametrize("exponents", [(41, 0, 41.9), (-41, -42, 0)])
 @each_configuration
-def test_leaks_no_tracer_and_promotes_no_rank(options):
+def test_debugging_flags_find_nothing_in_extremes(options, exponents):
+    """With the largest and the smallest numbers of a layout."""
+    names = ("learning_rate", "min_step_size", "max_step_size")
+    if options["state_layout"] == "byte":
+        exponents = (126, 100, 127) if exponents[0] > 0 else (-125, -126, -90)
+    settings = {name: 2.0**n for name, n in zip(names, exponents, strict=True)}
+    check_debugging_flags(rprop(**settings, **options))
+
+
+@each_optimizer
+def test_leaks_no_tracer_and_promotes_no_rank(optimizer):
     """Nothing made while tracing outlives it, nor is a rank promoted silently."""
-    optimizer = build(options)
     params, grads, values = two_leaves()
     with jax.checking_leaks(), jax.numpy_rank_promotion("raise"):
         run = jax.jit(functools.partial(feed, optimizer))
@@ -323,25 +329,21 @@ def test_leaks_no_tracer_and_promotes_no_rank(options):
 # Ways to run it
 
 
-@each_configuration
-def test_ways_to_run_it_agree(options):
+@each_elementwise
+def test_ways_to_run_it_agree(optimizer):
     """Compiled or not, scanned or in a loop: the same bits."""
-    optimizer = build(options)
-    grads, values = (
-        np.asarray(gradient_stream((6, 16), 5)),
-        np.asarray(value_stream(6, 6)),
-    )
-    scanned = jax.jit(functools.partial(play, optimizer))(grads, values)
-    scanned, read = jax.device_get(scanned), jax.jit(optax_rprop.get_rprop_state)
+    grads = np.asarray(gradient_stream((6, 2, 3), 5))
+    values = np.asarray(value_stream(6, 6))
+    feed_all = jax.jit(functools.partial(feed, optimizer))
+    _, final, scanned = feed_all(grads[0], grads, values)
     for update in (optimizer.update, jax.jit(optimizer.update)):
-        state = jax.jit(optimizer.init)(grads[0])
-        for number, (grad, value) in enumerate(zip(grads, values, strict=True)):
-            updates, state = update(grad, state, value=value)
-            plain = read(state)
-            assert_identical(
-                (updates, plain.step_sizes, plain.prev_grad_signs),
-                tuple(field[number] for field in scanned),
-            )
+        params = grads[0]
+        state = optimizer.init(params)
+        for grad, value, expected in zip(grads, values, scanned, strict=True):
+            updates, state = update(grad, state, params, value=value)
+            assert_identical(updates, expected)
+            params = params + np.asarray(updates)
+        assert_identical(optax_rprop.get_rprop_state(state), final)
 
 
 @each_layout

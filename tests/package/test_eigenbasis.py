@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import FLOATS, VARIANTS, assert_identical, descend
+from checks import VARIANTS, assert_identical, descend
 from compat import use_mesh
 from eigenbasis_reference import Eigenbasis
 from jax.sharding import NamedSharding, PartitionSpec
@@ -403,31 +403,6 @@ def test_trees_of_any_kind(tree, full_matrix):
     )
 
 
-@pytest.mark.parametrize("full_matrix", [False, True])
-def test_dtypes(x64, full_matrix):
-    """float64 for float64 alone; updates as the gradients; stable under `scan`."""
-    trees = [{dtype: jnp.ones((2, 2), dtype) for dtype in FLOATS}]
-    trees += [{dtype: jnp.ones((2, 2), dtype)} for dtype in FLOATS]
-    optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
-    for params in trees:
-        state = optimizer.init(params)
-        kept = {
-            leaf.dtype.name for leaf in jax.tree.leaves((state.bases, state.moments))
-        }
-        expected = {"float64" if dtype == "float64" else "float32" for dtype in params}
-        assert kept == ({max(expected)} if full_matrix else expected)
-
-        def step(state, _, params=params):
-            return optimizer.update(params, state, value=1.0)[::-1]
-
-        _, updates = jax.eval_shape(
-            lambda state, step=step: jax.lax.scan(step, state, length=3), state
-        )
-        assert {name: leaf.dtype.name for name, leaf in updates.items()} == {
-            dtype: dtype for dtype in params
-        }
-
-
 SQUARE = np.ones((2, 2), "float32")
 BYTE = rprop(eta_plus=2.0, state_layout="byte")
 
@@ -556,22 +531,6 @@ def test_models_under_vmap():
     )
 
 
-def test_donated_buffers():
-    """No two fields share an array, and none is the caller's."""
-    optimizer = in_eigenbasis(irprop_plus())
-    params, grads, _ = mixed()
-    state = optimizer.init(params)
-    grads = jax.tree.map(lambda leaf: leaf[0], grads)
-    pointers = [
-        leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state))
-    ]
-    assert len(set(pointers)) == len(pointers)
-    update = jax.jit(optimizer.update, donate_argnums=1)
-    for _ in range(2):
-        _, state = update(grads, state, value=1.0)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-
-
 def test_hyperparameters_may_be_injected():
     """The decay, or those of the inner Rprop; constants change nothing."""
     params, grads, values = mixed()
@@ -637,20 +596,6 @@ def test_parameters_do_not_reach_the_inner_transformation():
     params = jnp.ones((2, 2))
     with pytest.raises(ValueError, match="params"):
         optimizer.update(params, optimizer.init(params), params, value=1.0)
-
-
-def test_debugging_aids_find_nothing():
-    """No NaN or infinity on the way, no tracer left behind, no rank promoted."""
-    optimizer = in_eigenbasis(irprop_plus(), interval=2)
-    params = jnp.ones((2, 2))
-    grads = gradient_stream((3, 2, 2), 2)
-    with jax.debug_nans(True), jax.debug_infs(True):
-        state = optimizer.init(params)
-        for grad in grads:
-            _, state = optimizer.update(grad, state, value=1.0)
-    with jax.checking_leaks(), jax.numpy_rank_promotion("raise"):
-        run = functools.partial(feed, optimizer)
-        jax.eval_shape(jax.jit(run), params, grads, jnp.ones(3))
 
 
 # ----------------------------------------------------------------------------

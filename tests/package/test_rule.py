@@ -121,6 +121,8 @@ def test_one_step_from_every_state(x64, variant, skip):
 
 def test_one_step_with_a_loss_in_single_precision():
     """The same without x64, where the last loss is float32."""
+    state = optax_rprop.scale_by_rprop(variant="irprop+").init(np.ones(1, "float32"))
+    assert state.prev_value.dtype == "float32"
     check_one_step("irprop+", False, ("float32",))
 
 
