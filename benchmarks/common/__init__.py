@@ -1,1 +1,1 @@
-"""What all benchmarks share."""
+"""Shared by all benchmarks."""

@@ -1,7 +1,6 @@
 """The command line that all benchmarks share."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 
@@ -36,19 +35,3 @@ def add_data_dir(options: argparse.ArgumentParser, *, required: bool = False) ->
         help="folder with the .dt files of Proben1"
         + ("" if required else "; without it, they are left out"),
     )
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A type of argument: an integer of at least this."""
-
-    def integer(text: str) -> int:
-        try:
-            number = int(float(text))
-        except (OverflowError, ValueError):
-            message = f"expected a number such as 1000 or 1e3, got {text!r}."
-            raise argparse.ArgumentTypeError(message) from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {number}.")
-        return number
-
-    return integer

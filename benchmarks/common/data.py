@@ -25,7 +25,7 @@ class Split(NamedTuple):
 
 
 def split(data: Data, counts: Sequence[int], seed: int = 0) -> Split:
-    """Shuffle all rows, then take as many as `counts` says for each part."""
+    """Shuffle all rows, then use as many as `counts` says for each part."""
     order = np.random.default_rng(seed).permutation(len(data["inputs"]))
     ends = np.cumsum(counts)
     parts = np.split(order[: ends[-1]], ends[:-1])

@@ -47,7 +47,7 @@ def zeros(sizes: Sequence[int], *, shortcuts: bool = False) -> Params:
 
 
 def affine(layer: Any, inputs: Any) -> Any:
-    """Of JAX arrays or PyTorch tensors."""
+    """The outputs of a linear layer."""
     return inputs @ layer["weights"] + layer["bias"]
 
 
@@ -56,8 +56,7 @@ def forward(
 ) -> Any:
     """The outputs of the last layer, which is linear.
 
-    With shortcuts, all layers before it feed a layer, and not the last one alone;
-    without, parameters and inputs may be PyTorch tensors, too.
+    With shortcuts, all layers before it feed a layer, and not the last one alone.
     """
     for layer in params[:-1]:
         outputs = hidden(affine(layer, inputs))

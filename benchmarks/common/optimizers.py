@@ -1,8 +1,8 @@
-"""The optimizers that are compared on whole data sets, and the layouts of the state.
+"""The optimizers that are compared on the full batch, and the layouts of the state.
 
-Nothing but the learning rate, or the initial step size, is tuned, for anyone:
-all else stands at the defaults of its library (SGD has momentum 0.9, which has no
-default, and Lion no weight decay, as the others have none).
+Nothing but the learning rate, or the initial step size, is tuned for any of them:
+everything else stays at the defaults of its library, except for SGD's momentum of 0.9,
+which has no default, and Lion's weight decay, which is 0 as for the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,10 +61,9 @@ OPTIMIZERS = (
     Optimizer("Lion", lambda rate: optax.lion(rate, weight_decay=0.0)),
     LBFGS,
 )
-TORCH = "torch.optim.Rprop"
 
-# What was made to need no tuning, at the defaults of its library. That of mechanized
-# Adam is its documentation's: a rate of 1.
+# Designed to need no tuning, at the defaults of their library. The rate of mechanized
+# Adam is that of its documentation, 1.
 _TUNING_FREE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "Prodigy": contrib.prodigy,
     "D-Adapt AdamW": contrib.dadapt_adamw,

@@ -20,7 +20,7 @@ mpl.rcParams.update(
     }
 )
 DOTS_PER_INCH = 100
-COLORS = 64
+COLORS = 128
 
 # The palette of Okabe and Ito. Blue is Rprop, vermilion Adam, orange SGD.
 _DASHED, _DOTTED = (0, (4, 1.5)), (0, (1, 1))
@@ -38,18 +38,15 @@ _STYLES: dict[str, tuple[str, Any]] = {
     "mini-batch Rprop, bfloat16, byte": ("#009E73", _DASHED),
     "optax.rprop": ("#009E73", _DOTTED),
     "Rprop": ("#009E73", "-"),
-    "Rprop, accumulated": ("#009E73", ":"),
     "optax.adam": ("#D55E00", "-"),
     "Adam": ("#D55E00", "-"),
     "Adam, 0.001": ("#D55E00", "-"),
     "optax.sgd": ("#E69F00", "-"),
     "SGD, momentum 0.9": ("#E69F00", "-"),
-    "SGD": ("#E69F00", "--"),
+    "SGD, tuned": ("#E69F00", "--"),
     "Lion": ("#CC79A7", "-."),
     "L-BFGS": ("#000000", "-"),
     "copy of the parameters": ("#000000", ":"),
-    "torch.optim.Rprop": ("#555555", "-"),
-    "torch.optim.Rprop, foreach": ("#555555", "-"),
     "torch.optim.Rprop, compiled": ("#555555", _DASHED),
 }
 

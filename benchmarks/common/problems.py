@@ -1,8 +1,7 @@
-"""What is minimized: a loss with its data."""
+"""Problems: a loss with its data."""
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,8 +29,6 @@ class Problem:
     data: Split = NO_DATA
     error: Loss | None = None  # On held-out data, in units of `error_name`.
     error_name: str = ""
-    # The loss on PyTorch tensors, where it is another function.
-    torch_loss: Callable[[Any, Any], Any] | None = None
 
     @functools.cached_property
     def starts(self) -> Callable[[jax.Array], Params]:
@@ -102,7 +99,7 @@ def network(
 ) -> Problem:
     """A multilayer network in float32; see `supervised` and `networks.dense`."""
     sizes = (data.train["inputs"].shape[-1], *hidden_sizes, outputs(data))
-    problem = supervised(
+    return supervised(
         name,
         f"{description}; net {'-'.join(map(str, sizes))}",
         data,
@@ -110,17 +107,6 @@ def network(
         lambda key: networks.init(key, sizes, gain=gain),
         of_variance=of_variance,
     )
-    if hidden is not jnp.tanh:
-        return problem
-
-    def torch_loss(params: Any, data: Any) -> Any:
-        functional = importlib.import_module("torch.nn.functional")
-        found = networks.forward(params, data["inputs"], lambda inputs: inputs.tanh())
-        if data["targets"].is_floating_point():
-            return functional.mse_loss(found, data["targets"])
-        return functional.cross_entropy(found, data["targets"])
-
-    return dataclasses.replace(problem, torch_loss=torch_loss)
 
 
 def digits(train: int = 1024) -> Problem:

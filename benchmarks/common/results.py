@@ -37,7 +37,7 @@ class Study:
       folder: Where the files are; made if missing.
       name: Of the study.
       key: The columns of ``NAME.csv`` that tell parts apart.
-      script: What ran it; by default a script of that name.
+      script: The script that ran it; by default of that name.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Study:
         return tuple(map(str, part)) in self._done
 
     def add(self, rows: Iterable[Mapping[str, Any]] | Frame, table: str = "") -> None:
-        """Append rows; those of ``NAME.csv`` come last, for they say that it is done.
+        """Append rows; those of ``NAME.csv`` come last, because they mark it as done.
 
         Raises:
           ValueError: The file has other columns.
@@ -116,7 +116,7 @@ _ID = f"{datetime.datetime.now():%Y-%m-%dT%H:%M:%S}"
 
 
 def environment() -> dict[str, Any]:
-    """The machine, the versions and the command: what a number depends on."""
+    """The machine, the versions and the command that numbers depend on."""
     return {
         "id": _ID,
         "processor": _processor(),
@@ -144,7 +144,7 @@ def _processor() -> str:
 
 def _version(package: str) -> str:
     if package == "optax-rprop":
-        # What is imported; an editable installation may have been made long ago.
+        # The imported version; an editable installation may have been made long ago.
         return optax_rprop.__version__
     try:
         return importlib.metadata.version(package)
@@ -153,7 +153,7 @@ def _version(package: str) -> str:
 
 
 def context(folder: Path, *scripts: str) -> str:
-    """For the reader: when, where, with what and for how long scripts ran."""
+    """For the reader: when, where, with which versions and how long scripts ran."""
     kept = json.loads((folder / ENVIRONMENT).read_text())
     return "\n".join(
         f"- `{script}`, {_sentence(run)}" for script in scripts for run in kept[script]

@@ -84,7 +84,7 @@ def median_costs(costs: Frame, text: Callable[[float], str] = number) -> Frame:
     medians = costs.median(axis=1).where(solved == starts, np.inf)
     partly = "(" + solved.astype(str) + " of " + starts.astype(str) + ")"
     cells = medians.map(text).where(solved == starts, partly)
-    # What did not run, is missing, which `unstack(sort=False)` does not stand.
+    # `unstack(sort=False)` fails where an optimizer did not run.
     order = {"index": costs.index.unique(0), "columns": costs.index.unique(1)}
     cells, medians = (part.unstack().reindex(**order) for part in (cells, medians))
     return bold_lowest(cells.fillna(""), medians)
@@ -103,7 +103,7 @@ def show(text: str) -> None:
 
 
 def refresh(readmes: Iterable[Path], *, check: bool = False) -> None:
-    """Write all tables of README files anew, or only look whether they are current.
+    """Rewrite all tables of README files, or only check that they are current.
 
     Raises:
       cogapp.cogapp.CogCheckFailed: With `check`, a table is not what the results say.
@@ -119,7 +119,7 @@ def report(
     tables: Iterable[Table],
     pictures: Mapping[str, Picture],
 ) -> None:
-    """What every report does: draw the pictures, write the tables.
+    """Draw the pictures and write the tables.
 
     Those of the results that are kept go into the README files, others to the screen.
     """

@@ -1,1 +1,1 @@
-"""Rprop in a learned eigenbasis, beside its rivals."""
+"""Rprop in a learned eigenbasis, compared with other optimizers."""

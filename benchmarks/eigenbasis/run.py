@@ -1,42 +1,36 @@
-"""Rprop in a learned eigenbasis, beside its rivals: every run into a CSV file.
+"""What does Rprop gain in a learned eigenbasis, compared with other optimizers?
 
-Each optimizer runs with each rate from each start, with one budget of gradients.
-``report.py`` makes tables of it.
+Each optimizer runs with each setting from each start, with one budget of gradients.
 """
 
 import functools
-import importlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import tqdm
 
 import optax_rprop
 from benchmarks.common import cli
-from benchmarks.common.optimizers import ADAM, LBFGS, Optimizer
+from benchmarks.common.optimizers import ADAM, LBFGS, NO_SETTING, Optimizer
 from benchmarks.common.problems import Problem
 from benchmarks.common.results import Study
 from benchmarks.eigenbasis.unseen import nist, unseen
-from benchmarks.full_batch import models, rivals
+from benchmarks.full_batch import baselines, functions
 from benchmarks.full_batch.bout import Bout
-from benchmarks.full_batch.descend import Run, Trace
 
 RATES = (1e-3, 1e-2, 3.2e-2, 0.1, 0.32, 1.0)
-SOAP_RATES = (1e-3, 1e-2, 0.1)
-# Beside the unseen networks.
-SOAP_PROBLEMS = ("matrix factorization", "regression net")
 RUNS = range(4)
 TOLERANCES = ("0.01", "0.0001", "1e-06")
 LARGEST_FULL_MATRIX = 150
+# This problem is drawn, up to so many evaluations.
+VALLEY, VALLEY_EVALUATIONS = "quadratic, rotated", 300
 
 
 def irprop_plus(rate: Any) -> optax.GradientTransformation:
-    """The variant that stands for plain Rprop, and that is rotated."""
+    """The variant that represents plain Rprop, and that is rotated."""
     return optax_rprop.rprop(rate, variant="irprop+")
 
 
@@ -70,27 +64,6 @@ def optimizers(problem: Problem) -> list[Optimizer]:
     return found
 
 
-def soap(bout: Bout, settings: Iterable[float], runs: Iterable[int]) -> None:
-    """SOAP of pytorch-optimizer on JAX's gradients; its time is not comparable."""
-    torch = importlib.import_module("torch")
-    build = importlib.import_module("pytorch_optimizer").SOAP
-    problem, train = bout.problem, bout.problem.data.train
-    gradient = jax.jit(jax.value_and_grad(problem.loss))
-    for setting, run in itertools.product(settings, runs):
-        leaves, treedef = jax.tree.flatten(problem.start(run))
-        tensors = [torch.tensor(np.array(leaf)) for leaf in leaves]
-        optimizer = build(tensors, lr=setting, weight_decay=0.0)
-        losses = np.empty(bout.budget)
-        for i in range(bout.budget):
-            arrays = [jnp.asarray(tensor.numpy()) for tensor in tensors]
-            losses[i], grads = gradient(treedef.unflatten(arrays), train)
-            for tensor, grad in zip(tensors, jax.tree.leaves(grads), strict=True):
-                tensor.grad = torch.tensor(np.array(grad))
-            optimizer.step()
-        trace = Trace(np.arange(1, bout.budget + 1), losses)
-        bout.keep("SOAP", setting, run, Run(trace, np.nan))
-
-
 def rows(bout: Bout) -> Iterator[dict[str, Any]]:
     """One row a run; evaluations to each tolerance, missing where it is not solved."""
     for (name, setting, run), made in bout.runs.items():
@@ -107,19 +80,29 @@ def rows(bout: Bout) -> Iterator[dict[str, Any]]:
         )
 
 
+def valley(bout: Bout) -> Iterator[dict[str, Any]]:
+    """The loss over evaluations, from the first start."""
+    names = {name: name for name in (PLAIN.name, LBFGS.name)}
+    for name, label in (names | {"full matrix": "irprop+ in_eigenbasis"}).items():
+        trace = bout.run(name, NO_SETTING if name == LBFGS.name else 0.01, 0).trace
+        for evaluations, loss in zip(trace.evaluations, trace.losses, strict=True):
+            if evaluations <= VALLEY_EVALUATIONS:
+                yield {"optimizer": label, "evaluations": evaluations, "loss": loss}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run every problem that is not there yet."""
     parser = cli.parser(__doc__, "eigenbasis")
     cli.add_data_dir(parser)
-    parser.add_argument("--soap", action="store_true", help="with pytorch-optimizer")
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
     if options.quick:
-        new, known = [(nist("DanWood"), 20)], [(models.small_regression(), 20)]
-        grid, soap_grid, runs = (0.01, 0.1), (0.1,), range(2)
+        new = [(nist("DanWood"), 20)]
+        known = [(functions.quadratic(rotated=True, size=4), 20)]
+        grid, runs = (0.001, 0.01), range(2)
     else:
-        new, known = unseen(options.data_dir), rivals.problems(options)
-        grid, soap_grid, runs = RATES, SOAP_RATES, RUNS
+        new, known = unseen(options.data_dir), baselines.problems(options.data_dir)
+        grid, runs = RATES, RUNS
     study = Study(options.output_dir, "runs", ["problem"], script="run")
     tasks = [("unseen", *task) for task in new]
     tasks += [("development", *task) for task in known]
@@ -131,11 +114,10 @@ def main(arguments: list[str] | None = None) -> None:
         for optimizer in entrants:
             for setting, run in itertools.product(optimizer.settings(grid), runs):
                 bout.run(optimizer.name, setting, run)
-        unseen_network = group == "unseen" and has_matrix(problem)
-        if options.soap and (unseen_network or problem.name in SOAP_PROBLEMS):
-            soap(bout, soap_grid, runs)
         facts = {"problem": problem.name, "group": group, "size": size(problem)}
         study.add([facts], "problems")
+        if problem.name == VALLEY:
+            study.add(valley(bout), "valley")
         study.add(rows(bout))
 
 

@@ -1,1 +1,1 @@
-"""Rprop on whole data sets, beside other optimizers."""
+"""Rprop on the full batch, compared with other optimizers."""

@@ -1,4 +1,4 @@
-"""Several optimizers on one problem, and what each took to solve it."""
+"""Several optimizers on one problem, and the cost of each to solve it."""
 
 import concurrent.futures
 import os
@@ -20,7 +20,7 @@ class Bout:
     It is solved from a start once the loss has fallen the fraction 1 - tolerance of the
     way to the lowest value that any run found from there (Moré and Wild, 2009,
     https://doi.org/10.1137/080724083). Runs take as many gradients as `budget` says, or
-    end at the target; for `watch`, see `descend`.
+    end at the target.
     """
 
     def __init__(
@@ -29,11 +29,10 @@ class Bout:
         optimizers: Iterable[Optimizer],
         budget: int,
         *,
-        watch: bool = False,
         target: float = -np.inf,
     ) -> None:
         self.problem, self.budget = problem, budget
-        self._watch, self._target = watch, target
+        self._target = target
         self.runs: dict[tuple[str, float, int], Run] = {}
         """By optimizer, setting and number."""
         self._descents: dict[str, Callable[..., Trace]] = {}
@@ -44,7 +43,7 @@ class Bout:
 
     def enter(self, optimizer: Optimizer) -> None:
         """Compile one more optimizer."""
-        descent = descend(self.problem, optimizer, self.budget, watch=self._watch)
+        descent = descend(self.problem, optimizer, self.budget)
         self._descents[optimizer.name] = jax.jit(descent)
         self._descend(optimizer.name, 0.01, run=0, target=np.inf)
 

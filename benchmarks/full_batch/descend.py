@@ -17,20 +17,16 @@ class Trace(NamedTuple):
 
     evaluations: Any  # Of loss and gradient, up to here; 0 behind the last step.
     losses: Any
-    validation_losses: Any = None  # None if held-out data were not watched.
-    errors: Any = None  # Likewise, on the test data.
 
 
 def descend(
-    problem: Problem, optimizer: Optimizer, budget: int, *, watch: bool = False
+    problem: Problem, optimizer: Optimizer, budget: int
 ) -> Callable[..., Trace]:
     """A function that minimizes: of setting, start, target loss and the data.
 
     It stops at the target or when the budget of gradients is spent. With a line search,
-    the budget is checked between its steps, so that the last one may overdraw it. With
-    `watch`, it looks at validation and test data, if any, before each step.
+    the budget is checked between its steps, so that the last one may overdraw it.
     """
-    error = problem.error if watch else None
 
     def run(setting: jax.Array, params: Any, target: jax.Array, data: Any) -> Trace:
         transformation = optax.with_extra_args_support(optimizer.build(setting))
@@ -50,7 +46,7 @@ def descend(
             searched = optax.tree.get(state, "info").num_linesearch_steps
             return value, grads, searched + jnp.where(known, 0, 1)
 
-        def goes_on(carry: Any) -> jax.Array:
+        def continues(carry: Any) -> jax.Array:
             _, _, _, i, stopped, _ = carry
             return ~stopped & (i < budget)
 
@@ -59,9 +55,6 @@ def descend(
             value, grads, new = evaluate(params, state)
             spent = (spent + new).astype(jnp.int32)
             seen = Trace(spent, value)
-            if error is not None:
-                held_out = problem.loss(params, data.validation)
-                seen = Trace(spent, value, held_out, error(params, data.test))
             trace = jax.tree.map(lambda new, old: old.at[i].set(new), seen, trace)
             stopped = (value <= target) | (spent >= budget)
 
@@ -81,13 +74,11 @@ def descend(
             return params, state, spent, i + 1, stopped, trace
 
         zero = jnp.zeros((), jnp.int32)
-        unknown = jnp.full(budget, jnp.nan, problem.dtype)
-        trace = Trace(jnp.zeros(budget, jnp.int32), unknown)
-        if error is not None:
-            trace = trace._replace(validation_losses=unknown, errors=unknown)
+        losses = jnp.full(budget, jnp.nan, problem.dtype)
+        trace = Trace(jnp.zeros(budget, jnp.int32), losses)
         state = transformation.init(params)
         start = params, state, zero, zero, jnp.asarray(False), trace
-        return jax.lax.while_loop(goes_on, step, start)[-1]
+        return jax.lax.while_loop(continues, step, start)[-1]
 
     return run
 

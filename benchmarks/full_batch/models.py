@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from sklearn import datasets
 
 from benchmarks.common import data as sets
-from benchmarks.common import problems
+from benchmarks.common import networks, problems
 from benchmarks.common.data import Data, Split, hold_out, standardize
 from benchmarks.common.networks import Params, affine
 from benchmarks.common.problems import Problem, network, supervised
+from benchmarks.full_batch.functions import function
 
 # --- Networks ----------------------------------------------------------------
 
@@ -57,6 +58,24 @@ def proben1(path: Path, hidden: int = 16) -> Problem:
         f"Proben1, {len(data.train['inputs']):,} to train; tanh, {loss}",
         data,
         (hidden,),
+    )
+
+
+def encoder(inputs: int = 12, hidden: int = 2) -> Problem:
+    """A logistic network that reproduces which of its inputs is 1."""
+    patterns = jnp.eye(inputs)
+
+    def loss(params: Params, patterns: jax.Array) -> jax.Array:
+        outputs = jax.nn.sigmoid(networks.forward(params, patterns, jax.nn.sigmoid))
+        return networks.mean_square(outputs, patterns)
+
+    return function(
+        f"encoder {inputs}-{hidden}-{inputs}",
+        "logistic units, mean square",
+        lambda key: networks.init(key, (inputs, hidden, inputs)),
+        loss,
+        dtype="float32",
+        patterns=patterns.astype("float32"),
     )
 
 

@@ -1,6 +1,10 @@
-"""Tables and the picture of the comparison on mini-batches."""
+"""Tables and the picture of the studies on mini-batches.
+
+In most frames, a row is a run of a task, and a column the test errors of an optimizer.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,75 +13,126 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.common import plots, results
-from benchmarks.common.tables import markdown, number, pivot, report
-from benchmarks.minibatch import batch_size_report, signs, tidy
-from benchmarks.minibatch import tuning_free_report as tuning_free
-from benchmarks.minibatch.methods import ADAM, DEFAULTS, OURS
+from benchmarks.common.results import Frame
+from benchmarks.common.tables import bold_lowest, markdown, report
+from benchmarks.minibatch.methods import ADAM, OURS, PLAIN
+from benchmarks.minibatch.tasks import CHOSEN, EVALUATED, GROUPS, ITERATE
 from benchmarks.minibatch.train import STEPS
 
 RESULTS = Path(__file__).parent / "results"
+LEVEL = 0.05
+KEYS = ["group", "problem", "batch"]
 # Those that are drawn, each with its marker.
-DRAWN = {
-    OURS: "o",
-    "Adam, 0.001": "s",
-    "SGD": "",
-    "Rprop": "^",
-    "Rprop, accumulated": "",
-}
+DRAWN = {OURS: "o", "Adam, 0.001": "s", "SGD, tuned": "", PLAIN: "^"}
+# Those whose errors are listed task by task.
+LISTED = (OURS, PLAIN, "MoMo-Adam", "COCOB", "Prodigy", "Adam, 0.001", ADAM)
+
+
+def read(folder: Path, evaluated: str = ITERATE) -> Frame:
+    """Test errors by group, problem, batch and run."""
+    rows = results.read(folder, "tasks").astype({"batch": str})
+    groups = results.read(folder, "tasks_problems")[["problem", "group"]]
+    rows = rows[rows["evaluated"] == evaluated].merge(groups, sort=False)
+    return rows.drop(columns="evaluated").set_index([*KEYS, "run"])
+
+
+def within(rows: Frame, level: str, *values: str) -> Frame:
+    """The rows of groups, problems or batch sizes."""
+    return rows[rows.index.get_level_values(level).isin(values)]
+
+
+def means(rows: Frame) -> Frame:
+    """Over the runs: a row a task."""
+    return rows.groupby(KEYS, sort=False).mean()
+
+
+def ratios(rows: Frame, adam: Frame) -> Frame:
+    """The geometric mean over tasks of errors over those of tuned Adam.
+
+    NaN for optimizers that did not run on all of them.
+    """
+    wide = means(rows).div(means(adam)[ADAM], axis=0)
+    return np.exp(np.log(wide).mean(skipna=False))
+
+
+def verdict(difference: np.ndarray) -> int:
+    """1, -1 or 0: worse, better, or neither, by a paired t test at the level."""
+    if not np.any(difference):
+        return 0
+    found: Any = stats.ttest_1samp(difference, 0.0)
+    return int(np.sign(difference.mean())) if found.pvalue < LEVEL else 0
+
+
+def judged(rows: Frame, other: str) -> str:
+    """The number of tasks on which ours is significantly better / neither / worse."""
+    differences = (rows[OURS] - rows[other]).dropna().groupby(KEYS, sort=False)
+    found = [verdict(difference.to_numpy()) for _, difference in differences]
+    return " / ".join(str(found.count(sign)) for sign in (-1, 0, 1))
+
+
+def single_settings(folder: Path) -> Frame:
+    """By optimizer: the ratio with the one setting of the least validation error.
+
+    Both are geometric means over the tasks on which settings were recorded.
+    """
+    tried = results.read(folder, "tasks_settings").fillna({"setting": ""})
+    tried = tried.astype({"batch": str}).set_index(["problem", "batch"])
+    adam = means(read(folder))[ADAM].droplevel("group")
+    tried["ratio"] = tried["test_error"] / tried.join(adam)[ADAM]
+    each = tried.groupby(["optimizer", "setting"], sort=False)
+    found = each[["validation_error", "ratio"]].agg(stats.gmean)
+    found["tried"] = found.groupby("optimizer")["ratio"].transform("size")
+    best = found["validation_error"].groupby("optimizer", sort=False).idxmin()
+    return found.loc[best].reset_index("setting")
 
 
 def summary(folder: Path = RESULTS) -> str:
-    """Geometric means of errors over those of tuned Adam; our wins and losses."""
-    rows = tidy.with_errors(folder)
-    held_out = tidy.within(rows, "group", tidy.HELD_OUT)
-    table = tidy.ratios_by_batch(rows)
-    chosen = tidy.within(rows, "group", tidy.CHOSEN)
-    for name, part in (("chosen on", chosen), ("held out", held_out), ("all", rows)):
+    """Errors over those of tuned Adam by group, and how often ours is better."""
+    rows, averages = (read(folder, evaluated) for evaluated in EVALUATED)
+    single = single_settings(folder).reindex(rows.columns)
+    table: dict[str, Any] = {}
+    for group in GROUPS:
+        part = within(rows, "group", group)
         if len(part):
-            table[f"{name} ({tidy.count(part)})"] = tidy.ratios(part, part)
-    frame = pd.DataFrame(table).map("{:.2f}".format)
-    for name, part in (("held out", held_out), ("all", rows)):
-        title = f"{OURS} better / undecided / worse, {name}"
-        frame[title] = tidy.ours_judged(part)
+            table[f"{group} ({len(means(part))})"] = ratios(part, part)
+    others = set(GROUPS) - {CHOSEN}
+    new, new_averages = (within(part, "group", *others) for part in (rows, averages))
+    if len(new):
+        table["held out and unseen, average"] = ratios(new_averages, new)
+    table["one setting for all"] = single["ratio"].where(single["tried"] > 1)
+    frame = pd.DataFrame(table).map("{:.2f}".format).replace("nan", "")
+    frame.insert(0, "settings", single["tried"].fillna(1).map("{:.0f}".format))
+    frame[f"{OURS} better / neither / worse"] = [
+        "" if name == OURS else judged(new, name) for name in rows
+    ]
     return markdown(frame.rename_axis("optimizer"))
 
 
-def precision(folder: Path = RESULTS) -> str:
-    """Test errors with statistics of either dtype; means of differences in pairs."""
-    rows = results.read(folder, "precision")
-    table = {}
-    for (problem, size), part in rows.groupby(["problem", "batch"], sort=False):
-        change = part["bfloat16"] - part["float32"]
-        table[f"{problem}, {size}"] = {
-            "float32": f"{part['float32'].mean():.2f}",
-            "bfloat16": f"{part['bfloat16'].mean():.2f}",
-            "difference": f"{change.mean():+.2f}",
-            "its standard error": f"{change.sem():.2f}",
-        }
-    return markdown(pd.DataFrame(table).T)
-
-
-def one_setting(folder: Path = RESULTS) -> str:
-    """The setting of each optimizer that suits all contests best, and what it costs.
-
-    It is the one of the least geometric mean of the validation errors.
-    """
-    adam = tidy.means(tidy.with_errors(folder))[ADAM].reset_index("group")
-    tried = tidy.settings(folder).join(adam, how="inner")
-    tried["ratio"] = tried["test_error"] / tried[ADAM]
-    each = tried.groupby(["optimizer", "setting"], sort=False)
-    means = each[["validation_error", "ratio"]].agg(stats.gmean)
-    by_group = tried.groupby(["optimizer", "setting", "group"], sort=False)["ratio"]
-    ratios = by_group.agg(stats.gmean).unstack(sort=False).assign(all=means["ratio"])
-    optimizers = means["validation_error"].groupby("optimizer", sort=False)
-    table = ratios.loc[optimizers.idxmin()].map("{:.2f}".format).reset_index("setting")
-    table.insert(0, "tried", optimizers.size().astype(str))
-    return markdown(table.rename(columns={"setting": "setting for all"}))
+def plain(folder: Path = RESULTS) -> str:
+    """The errors of plain Rprop, by batch size."""
+    rows = read(folder)
+    rows = rows[rows[PLAIN].notna()]
+    found = []
+    for size in map(str, STEPS):
+        part = within(rows, "batch", size)
+        if len(part):
+            name = "full batch" if size == "full" else f"batches of {size}"
+            found.append(f"{ratios(part, part)[PLAIN]:.2f} in {name}")
+    return (
+        "The test error of plain Rprop is this multiple of that of tuned Adam:"
+        f" {', '.join(found)}."
+    )
 
 
 def errors(folder: Path = RESULTS) -> str:
-    """One row a contest: mean and standard error over the runs, the lowest bold."""
-    return tidy.errors_table(tidy.contests(folder))
+    """A row a task: mean and standard error over the runs, the lowest bold."""
+    rows = read(folder)
+    tasks = rows[[name for name in LISTED if name in rows]].groupby(KEYS, sort=False)
+    means, spread = tasks.mean(), tasks.sem()
+    texts = means.map("{:.2f}".format) + " (" + spread.map("{:.2f}".format) + ")"
+    table = bold_lowest(texts.where(means.notna(), ""), means)
+    table.index = [f"{problem}, {batch}" for _, problem, batch in table.index]
+    return markdown(table.rename_axis("problem, batch"))
 
 
 def ablations(folder: Path = RESULTS) -> str:
@@ -90,98 +145,57 @@ def ablations(folder: Path = RESULTS) -> str:
         for name, found in errors.drop(columns="problem").items():
             change = (found - default).to_numpy()
             mean = round(change.mean(), 2) + 0.0  # No minus before 0.
-            cells[name] = f"{mean:+.2f}{'*' if tidy.verdict(change) else ''}"
+            cells[name] = f"{mean:+.2f}{'*' if verdict(change) else ''}"
         table[problem] = cells
     return markdown(pd.DataFrame(table).rename_axis("changed"))
 
 
-def sign_tests(folder: Path = RESULTS) -> str:
-    """False decisions in percent / mean waits, by the mean of the gradient."""
-    rows = results.read(folder, "signs")
-    tests = (
-        rows["threshold"].map("{:g}".format) + ", " + rows["decay"].map("{:g}".format)
+def precision(folder: Path = RESULTS) -> str:
+    """How far test errors with statistics in bfloat16 are from those in float32."""
+    rows = results.read(folder, "precision").set_index(["problem", "batch"])
+    tasks = (rows["bfloat16"] - rows["float32"]).groupby(level=[0, 1])
+    change = tasks.mean()
+    return (
+        f"With statistics in bfloat16, the test errors of {len(change)} tasks change by"
+        f" {change.min():+.2f} to {change.max():+.2f} points, on average by"
+        f" {change.mean():+.2f}; the largest change is"
+        f" {(change / tasks.sem()).abs().max():.1f} of its standard errors."
     )
-    false = (100 * rows["false"]).map("{:.1f} %".format)
-    cells = false + " / " + rows["wait"].map(number)
-    named = rows.assign(cell=cells, test=tests)
-    wide = pivot(named, "test", "mean", "cell")
-    wide.columns = [f"{mean:g}" for mean in wide]
-    return markdown(wide.rename_axis("threshold, decay"))
-
-
-def false_at_most(folder: Path = RESULTS) -> str:
-    """How many decisions may be false if step sizes are to grow."""
-    del folder  # It is a formula.
-    factors = DEFAULTS["eta_minus"], DEFAULTS["eta_plus"]
-    most = 1 - signs.threshold(*factors, "irprop-")
-    return f"Step sizes can grow where fewer than {100 * most:.1f} % are false."
-
-
-def inside(folder: Path = RESULTS) -> str:
-    """Signs and waits in the three thirds of the training, over all runs."""
-    rows = results.read(folder, "inside")
-    keys = ["problem", "batch"]
-    end = rows.groupby(keys)["step"].transform("max")
-    thirds = rows.assign(third=np.ceil(3 * rows["step"] / end))
-    thirds = thirds.groupby([*keys, "third"], sort=False)
-    means, sums = thirds.mean(), thirds.sum()
-    right = sums["resolved_right"] / sums["resolved"].clip(lower=1)
-    wait = 1 / means["resolved_fraction"].clip(lower=1e-9)
-    cells = {
-        "raw signs right, %": (100 * means["raw_agreement"]).map("{:.1f}".format),
-        "resolved signs right, %": (100 * right).map("{:.1f}".format),
-        "of how many": sums["resolved"].map("{:,}".format),
-        "steps per decision": wait.map("{:,.0f}".format),
-    }
-    table = pd.DataFrame(cells).groupby(level=keys, sort=False).agg(" / ".join)
-    table.index = [f"{problem}, {batch}" for problem, batch in table.index]
-    return markdown(table.rename_axis("problem, batch"))
-
-
-def problems(folder: Path = RESULTS) -> str:
-    """The data sets and their networks."""
-    return tidy.problems_table(folder, "problems")
-
-
-def steps(folder: Path = RESULTS) -> str:
-    """Steps by batch size, runs and contests."""
-    rows = tidy.contests(folder)
-    sizes = set(rows.index.get_level_values("batch"))
-    listed = ", ".join(f"{n:,} of {b}" for b, n in STEPS.items() if str(b) in sizes)
-    runs = rows.index.get_level_values("run").nunique()
-    contests = tidy.count(rows)
-    return f"Steps by batch size: {listed}; {runs} runs in each of {contests} contests."
 
 
 def headline(folder: Path = RESULTS) -> str:
-    """Against tuned Adam, on average and contest by contest."""
-    rows = tidy.with_errors(folder)
-    ratio = tidy.ratios(rows, rows)[OURS]
-    better, _, worse = tidy.judged(rows, OURS, ADAM).split(" / ")
+    """Against tuned Adam, on average and task by task."""
+    rows = within(read(folder), "group", *(set(GROUPS) - {CHOSEN}))
+    better, _, worse = judged(rows, ADAM).split(" / ")
+    logs = np.log(means(rows)[OURS] / means(rows)[ADAM])
+    lead = logs.groupby("problem").mean().idxmin()
+    rest = rows.drop(lead, level="problem")
+    without = f"{ratios(rest, rest)[OURS]:.2f} without {lead}" if len(rest) else ""
     return (
-        "With one setting for all, the test error of mini-batch Rprop is"
-        f" {ratio:.2f} times that of Adam tuned in each of {tidy.count(rows)} contests"
-        f" (geometric mean); beyond doubt, it is better in {better} of them and worse"
-        f" in {worse}."
+        f"On {len(means(rows))} tasks on which nothing was chosen, the test error of"
+        f" mini-batch Rprop with one setting for all is {ratios(rows, rows)[OURS]:.2f}"
+        " times that of Adam with rate and schedule tuned to each task (geometric"
+        f" mean; {without}). It is significantly better on {better} of them and"
+        f" worse on {worse} (paired t test, p < {LEVEL:g}, uncorrected)."
     )
 
 
 def picture(folder: Path = RESULTS) -> Figure:
     """Test error over that of tuned Adam, over batch size, one panel a problem."""
-    rows = tidy.with_errors(folder)
+    rows = read(folder)
     names = rows.index.unique("problem")
-    columns = min(4, len(names))
+    columns = min(5, len(names))
     lines = -(-len(names) // columns)
-    figure = plots.figure(2.5 * columns, 2 * lines + 0.6)
+    figure = plots.figure(2 * columns, 1.8 * lines + 0.6)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for panel in axes.flat[len(names) :]:
         panel.axis("off")
     places = {str(size): i for i, size in enumerate(STEPS)}
     for panel, name in zip(axes.flat, names, strict=False):
-        here = tidy.within(rows, "problem", name)
-        panel.axhline(1, color="black", linewidth=1, label="Adam, tuned")
+        here = within(rows, "problem", name)
+        panel.axhline(1, color="black", linewidth=1, label=ADAM)
         for optimizer, marker in DRAWN.items():
-            if optimizer not in here:
+            if optimizer not in here or here[optimizer].isna().any():
                 continue
             # Of the paired difference: how hard a run is, is the same for all.
             by_batch = here.groupby("batch", sort=False)
@@ -191,7 +205,7 @@ def picture(folder: Path = RESULTS) -> Figure:
                 [places[batch] for batch in tuned.index],
                 by_batch[optimizer].mean() / tuned,
                 paired.sem() / tuned if marker else None,
-                marker=marker or ("." if len(tuned) == 1 else None),
+                marker=marker or None,
                 markersize=4,
                 capsize=2,
                 **plots.style(optimizer),
@@ -204,34 +218,12 @@ def picture(folder: Path = RESULTS) -> Figure:
     for panel in axes[-1]:
         panel.set_xlabel("batch size")
     figure.supylabel("test error / that of tuned Adam")
-    plots.legend(figure, axes[0, 0], columns=4)
+    plots.legend(figure, axes[0, 0], columns=5)
     return figure
 
 
-SHOWN = (
-    headline,
-    steps,
-    summary,
-    one_setting,
-    errors,
-    ablations,
-    precision,
-    sign_tests,
-    false_at_most,
-    inside,
-    problems,
-    batch_size_report.headline,
-    batch_size_report.errors,
-    batch_size_report.step_sizes,
-    batch_size_report.remedies,
-    tuning_free.headline,
-    tuning_free.summary,
-    tuning_free.by_batch,
-    tuning_free.sign_tests,
-    tuning_free.errors,
-    tuning_free.problems,
-)
-PICTURES = {"contests": picture, "batch_size": batch_size_report.picture}
+SHOWN = (headline, summary, plain, errors, ablations, precision)
+PICTURES = {"tasks": picture}
 
 if __name__ == "__main__":
     report(__doc__, RESULTS, SHOWN, PICTURES)

@@ -1,1 +1,1 @@
-"""What a step and a training loop cost."""
+"""The cost of optimizer steps."""

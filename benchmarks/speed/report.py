@@ -1,4 +1,4 @@
-"""Tables and pictures of what a step and a training loop cost."""
+"""Tables and the picture of the cost of a step."""
 
 from pathlib import Path
 
@@ -9,29 +9,22 @@ from benchmarks.common import plots, results
 from benchmarks.common.optimizers import LAYOUTS
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import markdown, median_and_quartiles, number, report
-from benchmarks.speed import loop
-from benchmarks.speed.step import ADAM, COMPILATION, COPY, EAGER, SGD
+from benchmarks.speed.step import ADAM, COPY, SGD
 
 RESULTS = Path(__file__).parent / "results"
 H100 = RESULTS / "h100"
-CALLS = (EAGER, COMPILATION)
+MACHINES = {"two CPU cores": RESULTS, "H100": H100}
 
 
-def _steps(folder: Path) -> Frame:
-    steps = results.read(folder, "step")
-    return steps[~steps["problem"].isin(CALLS)]
+def _machines(folder: Path) -> dict[str, Path]:
+    """The folders of both machines for kept results, else the one of the reader."""
+    return MACHINES if folder == RESULTS else {"this machine": folder}
 
 
 def times_adam(times: Frame) -> Frame:
     """By problem and optimizer: the median of the ratios within each round."""
     wide = times.pivot(index=["problem", "run"], columns="optimizer", values="seconds")
     return wide.div(wide[ADAM], axis=0).groupby("problem").median().stack()
-
-
-def _size_order(times: Frame) -> list[str]:
-    """Problems of one leaf by their size, then those of many."""
-    sizes = times.drop_duplicates("problem").sort_values(["leaves", "parameters"])
-    return list(sizes["problem"])
 
 
 def _facts(folder: Path) -> Frame:
@@ -41,19 +34,11 @@ def _facts(folder: Path) -> Frame:
     return facts[facts["problem"] == counts.idxmax()].set_index("optimizer")
 
 
-def steps(folder: Path = RESULTS) -> str:
-    """Median milliseconds of all optimizers on all problems."""
-    times = _steps(folder)
-    wide = 1e3 * times.pivot_table("seconds", "optimizer", "problem", "median")
-    wide = wide.loc[_facts(folder).index, _size_order(times)]
-    return markdown(wide.map(number).rename_axis(index="ms"))
-
-
 def costs(folder: Path = RESULTS) -> str:
-    """All that is known about one size."""
+    """Time, traffic and memory of a step at one size."""
     facts = _facts(folder)
     problem = facts["problem"].iloc[0]
-    times = _steps(folder)
+    times = results.read(folder, "step")
     times = times[times["problem"] == problem]
     medians = times.groupby("optimizer")["seconds"].median()
     moved = times["parameters"].iloc[0] * floor_bytes(facts) / medians
@@ -86,95 +71,66 @@ def floor_bytes(facts: Frame) -> Frame:
 
 
 def calls(folder: Path = RESULTS) -> str:
-    """What happens outside a compiled step: compilation, and updates without jit."""
-    times = results.read(folder, "step")
-    times = times[times["problem"].isin(CALLS)]
-    times["ms"] = 1e3 * times["seconds"]
-    groups = times.groupby(["problem", "optimizer"])["ms"]
-    cells = {
-        "ms (quartiles)": groups.apply(median_and_quartiles),
-        "x adam": times_adam(times).map("{:.2f}".format),
-    }
-    wide: Frame = pd.DataFrame(cells).unstack("problem")
-    wide.columns = [f"{problem}: {what}" for what, problem in wide.columns]
-    return markdown(wide.sort_index(axis=1))
+    """Compilation, and updates without jit."""
+    columns = {}
+    for machine, place in _machines(folder).items():
+        times = results.read(place, "calls")
+        ratios = times_adam(times).map("{:.2f}".format)
+        times["ms"] = 1e3 * times["seconds"]
+        medians = times.groupby(["problem", "optimizer"])["ms"].median().map(number)
+        for problem, cells in (medians + " (" + ratios + ")").groupby(level=0):
+            columns[f"{problem}, {machine}"] = cells.droplevel(0)
+    return markdown(pd.DataFrame(columns).rename_axis("ms (x adam)"))
 
 
-def loops(folder: Path = RESULTS) -> str:
-    """Time of an epoch, one row a way to train."""
-    times = results.read(folder, "loop")
-    losses = results.read(folder, "loop_losses").set_index(["setting", "optimizer"])
-    epochs = losses["epochs"].iloc[0]
-    wide = times.pivot(index="run", columns=["setting", "optimizer"], values="seconds")
-    wide = wide[losses.index]
-    default = wide[loop.SCAN, loop.DEFAULT]
-    rows = {}
-    for setting, optimizer in wide:
-        seconds = wide[setting, optimizer]
-        sgd = ""
-        if (setting, loop.SGD) in wide:
-            sgd = f"{(seconds / wide[setting, loop.SGD]).median():.2f}"
-        rows[f"{setting}, {optimizer}"] = {
-            "us per network and epoch (quartiles)": median_and_quartiles(1e6 * seconds),
-            "x sgd in this loop": sgd,
-            f"x {loop.SCAN}, {loop.DEFAULT}": f"{(seconds / default).median():.2f}",
-            f"loss after {epochs} epochs": number(losses["loss"][setting, optimizer]),
-        }
-    return markdown(pd.DataFrame.from_dict(rows, orient="index"))
+def rotation(folder: Path = RESULTS) -> str:
+    """Time and memory of an update of a matrix."""
+    columns = {}
+    for machine, place in _machines(folder).items():
+        rows = results.read(place, "rotation").set_index("optimizer")
+        for size, part in rows.groupby("size", sort=False):
+            columns["bytes per parameter"] = part["bytes per parameter"].map(number)
+            columns[f"{size}, {machine}"] = part["milliseconds"].map(number)
+    return markdown(pd.DataFrame(columns).rename_axis("ms"))
 
 
-def headline_step(folder: Path = RESULTS) -> str:
+def headline(folder: Path = RESULTS) -> str:
     """The ratios that matter most."""
     problem = _facts(folder)["problem"].iloc[0]
-    found = times_adam(_steps(folder))[problem]
+    found = times_adam(results.read(folder, "step"))[problem]
     ours = [
         f"{found[f'irprop-, {layout}']:.2f} (`{layout}`)" for layout in sorted(LAYOUTS)
     ]
     return (
-        f"At {problem} parameters, a step of `irprop-` takes {' or '.join(ours)} of the"
-        f" time of one of `optax.adam`; `optax.rprop` takes {found['optax.rprop']:.2f}."
+        f"At {problem} parameters, a step of `irprop-` takes {' or '.join(ours)} times"
+        f" as long as one of `optax.adam`; one of `optax.rprop` takes"
+        f" {found['optax.rprop']:.2f} times as long."
     )
 
 
-def headline_loop(folder: Path = RESULTS) -> str:
-    """Epochs in one loop of JAX, against PyTorch."""
-    times = results.read(folder, "loop")
-    medians = 1e6 * times.groupby(["setting", "optimizer"])["seconds"].median()
-    ours, sgd = (medians[loop.SCAN, name] for name in (loop.DEFAULT, loop.SGD))
-    theirs = medians.get(("eager", "torch.optim.Rprop"))
-    text = (
-        f"An epoch of a small network takes {ours:.0f} microseconds in `lax.scan` with"
-        f" `irprop-`, {sgd:.0f} with `optax.sgd`"
-    )
-    return text + ("." if theirs is None else f", and {theirs:.0f} in eager PyTorch.")
-
-
-def step_picture(folder: Path = RESULTS) -> Figure:
-    """Step time over size, and the time that memory alone takes."""
-    times = _steps(folder)
-    times = times[times["leaves"] == 1]
-    picture = plots.figure(7, 4.5)
-    axes = picture.subplots()
-    groups = times.groupby(["optimizer", "parameters"])["seconds"]
-    quartiles = groups.quantile([0.25, 0.5, 0.75]).unstack()
-    everywhere = times["parameters"].nunique()
-    for name in _facts(folder).index:
-        found = quartiles.loc[name]
-        if len(found) < everywhere:
-            continue
-        style = plots.style(name)
-        axes.plot(found.index, found[0.5], marker="o", markersize=3, **style)
-        axes.fill_between(
-            found.index, found[0.25], found[0.75], color=style["color"], alpha=0.2
-        )
-    axes.set(xscale="log", yscale="log", ylabel="seconds per step")
-    axes.set_xlabel("parameters, one float32 leaf")
-    axes.legend(fontsize="small")
+def picture(folder: Path = RESULTS) -> Figure:
+    """Step time over size, a panel a machine."""
+    machines = _machines(folder)
+    picture = plots.figure(4.5 * len(machines), 4.5)
+    axes = picture.subplots(1, len(machines), squeeze=False, sharey=True)
+    for panel, (machine, place) in zip(axes.flat, machines.items(), strict=True):
+        times = results.read(place, "step")
+        times = times[times["leaves"] == 1]
+        groups = times.groupby(["optimizer", "parameters"])["seconds"]
+        medians = groups.median().unstack("parameters").dropna()
+        for name in _facts(place).index:
+            if name in medians.index:
+                style = plots.style(name)
+                panel.plot(medians.loc[name], marker="o", markersize=3, **style)
+        panel.set(xscale="log", yscale="log", title=machine)
+        panel.set_xlabel("parameters, one float32 leaf")
+    axes[0, 0].set_ylabel("seconds per step (median)")
+    plots.legend(picture, axes, columns=4)
     return picture
 
 
-SHOWN = (steps, costs, calls, loops, headline_step, headline_loop)
-PICTURES = {"step": step_picture}
+SHOWN = (headline, costs, calls, rotation)
+PICTURES = {"step": picture}
 
 if __name__ == "__main__":
     report(__doc__, RESULTS, SHOWN, PICTURES)

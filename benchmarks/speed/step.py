@@ -1,11 +1,11 @@
-"""Time and memory traffic of one optimizer step, next to its peers.
+"""What does one optimizer step cost, in time and in memory traffic?
 
 A step is `update` and `optax.apply_updates`, jitted, with parameters and state
-donated. Timed as well are the compilation of a step over many leaves, and an update
-without `jax.jit`. All optimizers of one problem are timed interleaved.
+donated. All optimizers of one problem are timed interleaved.
 """
 
 import gc
+import importlib
 import math
 import os
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import optax_rprop
-from benchmarks.common import cli, pytorch
+from benchmarks.common import cli
 from benchmarks.common.optimizers import LAYOUTS, VARIANTS, by_layout
 from benchmarks.common.results import Study
 from benchmarks.common.timing import Runner, interleave, repeated
@@ -25,14 +25,13 @@ from benchmarks.common.timing import Runner, interleave, repeated
 COPY, SGD, ADAM = "copy of the parameters", "optax.sgd", "optax.adam"
 DEFAULT, MINIBATCH = "irprop-", "mini-batch Rprop"
 DEFAULTS = (DEFAULT,)
-EAGER, COMPILATION = "eager update, 8 leaves", "compilation, 300 leaves"
+TORCH = "torch.optim.Rprop, compiled"
 # All optimizers of a problem hold their parameters and state at the same time.
 PEAK_BYTES = 130 + 15 * len(LAYOUTS)
-COMPILATIONS = 3
 
 
 class Workload(NamedTuple):
-    """What one step updates."""
+    """The parameters that one step updates."""
 
     name: str
     shapes: list[tuple[int, ...]]  # Of the parameters, all float32.
@@ -82,7 +81,7 @@ def jit_step(optimizer: optax.GradientTransformation) -> Any:
 def step_runner(
     optimizer: optax.GradientTransformation, grads: list[jax.Array]
 ) -> tuple[Runner, dict[str, float]]:
-    """Steps from the initial state, and what is known about one without a clock."""
+    """Steps from the initial state, and the costs of one that need no clock."""
     params = jax.tree.map(jnp.zeros_like, grads)
     state = optimizer.init(params)
     value = jnp.zeros(())
@@ -129,65 +128,37 @@ def copy_runner(grads: list[jax.Array]) -> Runner:
     return repeated(copy_on)
 
 
-def torch_runners(
+def optional_torch() -> Any:
+    """PyTorch, or None after a word to the reader."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        print(f"Without PyTorch, which cannot be imported: {error}.")
+        return None
+    if jax.default_backend() == "gpu" and not torch.cuda.is_available():
+        print("Without PyTorch, which does not see the GPU.")
+        return None
+    return torch
+
+
+def torch_runner(
     torch: Any, arrays: list[np.ndarray], *, compiled: bool
-) -> dict[str, tuple[Runner, dict[str, float]]]:
-    """Every implementation of `torch.optim.Rprop`, on the kind of device of JAX."""
+) -> tuple[Runner, dict[str, float]]:
+    """PyTorch's Rprop, on the kind of device that JAX uses."""
+    on_gpu = jax.default_backend() == "gpu"
     torch.compiler.reset()
-    grads = pytorch.tensors(torch, arrays)
-    implementations: dict[str, dict[str, bool]] = {
-        "single tensor": {"foreach": False},
-        "foreach": {"foreach": True},
-    }
-    if pytorch.device(torch).type == "cuda":
-        implementations["capturable"] = {"foreach": True, "capturable": True}
-    if compiled:
-        implementations["compiled"] = {"foreach": True}
-
-    def runner(implementation: str) -> tuple[Runner, dict[str, float]]:
-        params = [torch.nn.Parameter(torch.zeros_like(grad)) for grad in grads]
-        for param, grad in zip(params, grads, strict=True):
-            param.grad = grad
-        optimizer = torch.optim.Rprop(params, **implementations[implementation])
-        step = optimizer.step
-        if implementation == "compiled":
-            step = torch.compile(step, dynamic=False)
-        run = repeated(step, lambda _: pytorch.synchronize(torch))
-        run(1)
-        leaves = jax.tree.leaves(list(optimizer.state.values()))
-        state_bytes = sum(leaf.nbytes for leaf in leaves if torch.is_tensor(leaf))
-        return run, {"state_bytes": state_bytes / sum(map(np.size, arrays))}
-
-    return {f"torch.optim.Rprop, {name}": runner(name) for name in implementations}
-
-
-def compile_runner(
-    optimizer: optax.GradientTransformation, params: list[jax.Array]
-) -> Runner:
-    """Traces, lowers and compiles the same step, each time anew."""
-    state, value = optimizer.init(params), jnp.zeros(())
-
-    def compile_anew() -> None:
-        jax.clear_caches()
-        jit_step(optimizer).lower(params, state, params, value).compile()
-
-    return repeated(compile_anew)
-
-
-def eager_runner(
-    optimizer: optax.GradientTransformation, grads: list[jax.Array]
-) -> Runner:
-    """Updates without `jax.jit`; the updates are not applied."""
-    update = optax.with_extra_args_support(optimizer).update
-    params = jax.tree.map(jnp.zeros_like, grads)
-    value = jnp.zeros(())
-    state = [optimizer.init(params)]
-
-    def update_on() -> None:
-        updates, state[0] = update(grads, state[0], params, value=value)
-        jax.block_until_ready(updates)
-
-    return repeated(update_on)
+    params = []
+    for array in arrays:
+        grad = torch.tensor(array, device="cuda" if on_gpu else "cpu")
+        params.append(torch.nn.Parameter(torch.zeros_like(grad)))
+        params[-1].grad = grad
+    optimizer = torch.optim.Rprop(params, foreach=True)
+    step = torch.compile(optimizer.step, dynamic=False) if compiled else optimizer.step
+    run = repeated(step, lambda _: torch.cuda.synchronize() if on_gpu else None)
+    run(1)
+    leaves = jax.tree.leaves(list(optimizer.state.values()))
+    state_bytes = sum(leaf.nbytes for leaf in leaves if torch.is_tensor(leaf))
+    return run, {"state_bytes": state_bytes / sum(map(np.size, arrays))}
 
 
 def step_runners(
@@ -200,7 +171,7 @@ def step_runners(
     for name, optimizer in optimizers(workload).items():
         found[name] = step_runner(optimizer, grads)
     if torch is not None:
-        found |= torch_runners(torch, arrays, compiled=compiled)
+        found[TORCH] = torch_runner(torch, arrays, compiled=compiled)
     return found
 
 
@@ -214,37 +185,21 @@ def available_bytes() -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure every workload that is not there yet."""
-    parser = cli.parser(__doc__, "speed")
-    parser.add_argument(
-        "--sizes",
-        type=cli.at_least(1),
-        nargs="+",
-        metavar="PARAMETERS",
-        help="sizes of the one-leaf workloads; by default 1e3 to 1e8, quick 1e3",
-    )
-    options = parser.parse_args(arguments)
+    options = cli.parser(__doc__, "speed").parse_args(arguments)
     quick = options.quick
-    torch = pytorch.optional_torch()
+    torch = optional_torch()
     study = Study(options.output_dir, "step", ["problem"])
-
-    def measure(workload: Workload, runners: Mapping[str, Runner], **how: int) -> None:
-        where = {"problem": workload.name, "parameters": workload.size}
-        where["leaves"] = len(workload.shapes)
-        rows = interleave(runners, workload.name, quick=quick, **how)
-        study.add(where | row for row in rows)
-
     all_variants = tuple(variant.name for variant in VARIANTS)
     # The size at which memory, and nothing else, counts.
     detailed = 10**7 if jax.default_backend() == "cpu" else 10**8
-    sizes = options.sizes or [10**n for n in range(3, 4 if quick else 9)]
+    sizes = [10**n for n in range(3, 4 if quick else 9)]
     workloads = [
         Workload(f"{size:,}", [(size,)], all_variants if size == detailed else DEFAULTS)
-        for size in sorted(sizes)
+        for size in sizes
     ]
-    leaves, width = (5, 8) if quick else (200, 64)
-    shape = (width, width)
-    name = f"{leaves} leaves of {width} x {width}"
-    for workload in (*workloads, Workload(name, [shape] * leaves)):
+    if not quick:
+        workloads.append(Workload("200 leaves of 64 x 64", [(64, 64)] * 200))
+    for workload in workloads:
         if study.has(workload.name):
             continue
         if workload.size * PEAK_BYTES > available_bytes():
@@ -255,25 +210,14 @@ def main(arguments: list[str] | None = None) -> None:
             {"problem": workload.name, "optimizer": name} | costs
             for name, (_, costs) in found.items()
         ]
-        runners = {name: run for name, (run, _) in found.items()}
         study.add(facts, "costs")
-        measure(workload, runners)
-        del found, runners
+        where = {"problem": workload.name, "parameters": workload.size}
+        where["leaves"] = len(workload.shapes)
+        runners = {name: run for name, (run, _) in found.items()}
+        rows = interleave(runners, workload.name, quick=quick)
+        study.add(where | row for row in rows)
+        del found, runners, rows
         gc.collect()
-    compared = {
-        ADAM: optax.adam(0.01),
-        **by_layout(DEFAULT),
-        MINIBATCH: optax_rprop.minibatch_rprop(),
-    }
-    for build, name, leaves, how in (
-        (eager_runner, EAGER, 8, {}),
-        (compile_runner, COMPILATION, 300, {"rounds": COMPILATIONS, "most_steps": 1}),
-    ):
-        if not study.has(name):
-            workload = Workload(name, [shape] * (5 if quick else leaves))
-            grads = [jnp.asarray(array) for array in workload.draw()]
-            runners = {name: build(tx, grads) for name, tx in compared.items()}
-            measure(workload, runners, **how)
 
 
 if __name__ == "__main__":

@@ -120,12 +120,13 @@ class Byte(Layout):
 
     @classmethod
     def fitted(cls, numbers: HyperParams, rule: Rule) -> HyperParams:
-        check_byte(numbers, rule)
+        check_byte(numbers, levels_of(rule))
         return numbers
 
     @classmethod
     def bound(cls, numbers: HyperParams, rule: Rule, state: Any = None) -> Self:
-        base, levels = check_byte(numbers, rule), levels_of(rule)
+        levels = levels_of(rule)
+        base = check_byte(numbers, levels)
         if state is None:
             lattice = make_lattice(numbers, base, levels)
         else:

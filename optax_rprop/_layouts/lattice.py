@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from optax_rprop._hyperparams import HyperParams
+from optax_rprop._hyperparams import HyperParams, known
 from optax_rprop._layouts.layout import as_step_size
 from optax_rprop._rule import Rule
 
@@ -57,9 +57,12 @@ def log2_base_of(lattice: Lattice) -> float:
 
 
 def _bounds_that_fit(
-    unit: float, lower: float, upper: float, base: Base, levels: int
+    numbers: HyperParams, base: Base, levels: int
 ) -> tuple[float, float] | None:
-    """Narrower bounds of the step sizes, if there are too many levels within these."""
+    """Narrower bounds, if there are known to be too many levels within these."""
+    unit, _, _, lower, upper = map(known, numbers)
+    if math.isnan(unit + lower + upper):
+        return None
     lowest, highest = (
         math.log2(max(bound, 1e-45) / unit) / base.log2 for bound in (lower, upper)
     )
@@ -84,7 +87,7 @@ def base_of(eta_minus: float, eta_plus: float) -> Base | None:
     return Base(up, down, -math.log2(eta_minus) / down)
 
 
-def check_byte(numbers: HyperParams, rule: Rule) -> Base:
+def check_byte(numbers: HyperParams, levels: int) -> Base:
     """Refuse hyper-parameters that a byte cannot hold.
 
     Returns:
@@ -94,24 +97,13 @@ def check_byte(numbers: HyperParams, rule: Rule) -> Base:
       TypeError: A factor is an array.
       ValueError: The factors are not powers of one base, or the bounds too far apart.
     """
-    unit, shrink, grow, lower, upper = numbers
+    shrink, grow = numbers.eta_minus, numbers.eta_plus
     if isinstance(shrink, jax.Array) or isinstance(grow, jax.Array):
         raise TypeError(
             "eta_minus and eta_plus must be Python numbers with"
             ' state_layout="byte", got a JAX array. With optax.inject_hyperparams,'
             ' pass static_args=("eta_minus", "eta_plus").'
         )
-
-    def bounds_that_fit(base: Base) -> tuple[float, float] | None:
-        # An array is not known yet.
-        if (
-            isinstance(unit, float)
-            and isinstance(lower, float)
-            and isinstance(upper, float)
-        ):
-            return _bounds_that_fit(unit, lower, upper, base, levels_of(rule))
-        return None
-
     base = base_of(shrink, grow)
     if base is None:
         exact = math.log(grow) / -math.log(shrink)
@@ -120,7 +112,9 @@ def check_byte(numbers: HyperParams, rule: Rule) -> Base:
             for down in range(1, _LARGEST_DENOMINATOR + 1)
         ]
         candidates = [
-            base for base in candidates if base.down == 1 or not bounds_that_fit(base)
+            base
+            for base in candidates
+            if base.down == 1 or not _bounds_that_fit(numbers, base, levels)
         ]
         nearest = min(candidates, key=lambda base: abs(base.up / base.down - exact))
         ratio = Fraction(nearest.up, nearest.down)
@@ -131,14 +125,14 @@ def check_byte(numbers: HyperParams, rule: Rule) -> Base:
             f" eta_minus={shrink}, eta_plus={shrink}**-{power} (about"
             f" {shrink ** -float(ratio):.4g})."
         )
-    fitting = bounds_that_fit(base)
+    fitting = _bounds_that_fit(numbers, base, levels)
     if fitting:
         raise ValueError(
-            f'With state_layout="byte" and this variant, min_step_size and'
-            f" max_step_size must be at most {levels_of(rule)} levels apart, got"
-            f" {lower} and {upper}. With these factors, min_step_size={fitting[0]:.6g}"
-            f" and max_step_size={fitting[1]:.6g} fit, a window around the initial step"
-            ' size. state_layout="packed" has no such limit.'
+            'With state_layout="byte" and this variant, min_step_size and max_step_size'
+            f" must be at most {levels} levels apart, got {numbers.min_step_size} and"
+            f" {numbers.max_step_size}. With these factors, a window around the initial"
+            f" step size fits: min_step_size={fitting[0]:.6g} and"
+            f' max_step_size={fitting[1]:.6g}. state_layout="packed" has no such limit.'
         )
     return base
 
@@ -194,9 +188,9 @@ def check_lattice(
             f" eta_minus={numbers.eta_minus} and eta_plus={numbers.eta_plus} are powers"
             f" of {2**base.log2:.6g}. {remedy}"
         )
-    known = not any(isinstance(number, jax.Array) for number in numbers)
     unit, unit_level = lattice.unit, lattice.unit_level
-    if not known or isinstance(unit, Tracer) or unit.ndim:
+    is_array = any(isinstance(number, jax.Array) for number in numbers)
+    if is_array or isinstance(unit, Tracer) or unit.ndim:
         return
     lowest, highest = level_bounds(unit, numbers, base.log2)
     if lowest + unit_level < 0 or highest + unit_level >= levels:

@@ -7,6 +7,8 @@ pytest.importorskip("pandas", reason="the benchmarks need it")
 
 from benchmarks.common import data as sets
 
+pytestmark = [pytest.mark.slow, pytest.mark.once]
+
 HEADER = """bool_in=2
 real_in=1
 bool_out=2

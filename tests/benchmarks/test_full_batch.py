@@ -1,6 +1,5 @@
-"""What the comparison on whole data sets rests on: counts, costs, problems."""
+"""What the comparisons on the full batch rest on: counts, costs, problems."""
 
-import argparse
 import dataclasses
 
 import jax
@@ -11,15 +10,15 @@ import pytest
 pd = pytest.importorskip("pandas", reason="the benchmarks need it")
 
 from benchmarks.common import optimizers, tables  # noqa: E402
-from benchmarks.common.problems import digits  # noqa: E402
 from benchmarks.full_batch import (  # noqa: E402
+    baselines,
     descend,
     functions,
-    insensitivity,
     models,
-    rivals,
 )
 from benchmarks.full_batch.bout import Bout  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 def counting(problem):
@@ -108,56 +107,11 @@ def test_performance_profile_by_hand():
 
 
 def test_every_problem_has_a_scalar_loss_in_its_dtype(x64):
-    """Parameters, loss and held-out error, without a silent promotion."""
-    options = argparse.Namespace(quick=False, data_dir=None)
-    collected = [problem for problem, _ in rivals.problems(options)]
+    """Parameters and loss, without a silent promotion."""
+    collected = [models.encoder(), *(p for p, _ in baselines.problems(None))]
     assert len({problem.name for problem in collected}) == len(collected) >= 15
     for problem in collected:
         params = jax.eval_shape(problem.init, jax.random.key(0))
         assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {problem.dtype}
-        functions = [(problem.loss, problem.data.train)]
-        if problem.error is not None:
-            functions += [
-                (problem.loss, problem.data.validation),
-                (problem.error, problem.data.test),
-            ]
-        for function, data in functions:
-            value = jax.eval_shape(function, params, data)
-            assert (value.shape, value.dtype) == ((), problem.dtype)
-
-
-@pytest.fixture
-def building(tmp_path, write_proben1):
-    """A small data set with numbers for targets, as a file of Proben1."""
-    rng = np.random.default_rng(0)
-    inputs = [rng.random((rows, 3)).round(6) for rows in (20, 10, 10)]
-    parts = [(x, (x @ [[0.2], [0.5], [0.3]]).round(6)) for x in inputs]
-    return write_proben1(tmp_path / "building1.dt", parts)
-
-
-@pytest.mark.parametrize("kind", ["classes", "numbers", "quadratic"])
-def test_torch_computes_the_same_loss(x64, kind, building):
-    """PyTorch's Rprop is timed on the same function."""
-    torch = pytest.importorskip("torch", reason="compares with the live PyTorch")
-    problem = {
-        "classes": lambda: digits(64),
-        "numbers": lambda: models.proben1(building),
-        "quadratic": lambda: functions.quadratic(rotated=True),
-    }[kind]()
-    task = insensitivity.Task(problem, target=-1.0, budget=1)
-    ours = float(problem.loss(problem.start(3), problem.data.train))
-    exactly = insensitivity.torch_measure(torch, task._replace(target=1.0001 * ours))
-    assert exactly(0.1, 3)[0] == 1
-    below = insensitivity.torch_measure(torch, task._replace(target=0.9999 * ours))
-    assert np.isnan(below(0.1, 3)[0])
-
-
-def test_insensitivity_takes_a_data_set(building):
-    """A Proben1 set joins the problems, and takes the digits' place in a quick run."""
-    options = argparse.Namespace(quick=False, data_dir=building.parent)
-    names = [task.problem.name for task in insensitivity.tasks(options)]
-    quadratics = ["quadratic, axis-parallel", "quadratic, rotated"]
-    assert names == ["digits", "building1", *quadratics]
-    options.quick = True
-    (task,) = insensitivity.tasks(options)
-    assert (task.problem.name, task.target) == ("building1", 0.002)
+        value = jax.eval_shape(problem.loss, params, problem.data.train)
+        assert (value.shape, value.dtype) == ((), problem.dtype)

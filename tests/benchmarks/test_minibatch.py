@@ -1,6 +1,4 @@
-"""What the study of mini-batches rests on: data, rivals, training loop, scores."""
-
-import math
+"""What the studies on mini-batches rest on: data, training loop, choices, verdicts."""
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +6,27 @@ import numpy as np
 import optax
 import pytest
 
-import optax_rprop
-
 pd = pytest.importorskip("pandas", reason="the benchmarks need it")
 
 from benchmarks.minibatch import (  # noqa: E402
-    inside,
+    ablations,
     methods,
     problems,
-    tidy,
+    report,
+    tasks,
     train,
-    tuning_free,
-    tuning_free_report,
 )
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.once,
+    pytest.mark.usefixtures("standard_promotion"),
+]
+SGD = methods.Optimizer(
+    "SGD",
+    lambda setting, steps: optax.sgd(setting["rate"]),
+    [{"rate": 0.01}, {"rate": 0.03}],
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,114 +58,104 @@ def test_every_run_has_a_split_of_its_own(problem):
 def test_batches_are_epochs_without_repetition():
     """Each epoch shows every row at most once, in an order of its own."""
     order = train.batches(rows=10, size=3, steps=8, runs=2)
-    assert order.shape == (8, 2, 3)
-    for seed in range(2):
-        for epoch in (order[:3, seed], order[3:6, seed]):
+    assert order.shape == (2, 8, 3)
+    for run in range(2):
+        for epoch in (order[run, :3], order[run, 3:6]):
             assert len(np.unique(epoch)) == 9
-    assert not np.array_equal(order[:3, 0], order[3:6, 0])
-    assert not np.array_equal(order[:, 0], order[:, 1])
+    assert not np.array_equal(order[0, :3], order[0, 3:6])
+    assert not np.array_equal(order[0], order[1])
     assert np.unique(train.batches(10, 10, 1, 1)).size == 10
 
 
 def test_vectorized_training_is_plain_training(problem):
-    """Several optimizers, settings and runs at once: each as in a plain loop."""
-    optimizers = [
-        methods.Optimizer(
-            "SGD",
-            lambda setting, steps: optax.sgd(setting["rate"]),
-            [{"rate": 0.01}, {"rate": 0.03}],
-        ),
-        methods.Optimizer("Adam", lambda _, steps: optax.adam(0.02), [{}]),
-    ]
-    steps, size, run = train.CHECKPOINTS, 20, 1
-    (curves,) = train.train(problem, optimizers, size, steps)
-    assert curves.test_error.shape == (train.CHECKPOINTS, 2, 3)
-    order = train.batches(120, size, steps, 2)
+    """Each setting and run as in a plain loop, and its average as by its formula."""
+    steps, size, run = 2 * train.CHECKPOINTS, 20, 1
+    curves, averages = train.train(problem, SGD, size, steps)
+    assert curves.test_error.shape == (2, 2, train.CHECKPOINTS)
+    order = train.batches(120, size, steps, 2)[run]
     mine = jax.tree.map(lambda leaf: leaf[run], problem.data)
-    for column, tx in enumerate((optax.sgd(0.01), optax.sgd(0.03), optax.adam(0.02))):
-        params = problem.init(jax.random.key(run))
-        state = tx.init(params)
 
-        @jax.jit
-        def train_step(params, state, batch, tx=tx):
-            grads = jax.grad(problem.loss)(params, batch)
-            updates, state = tx.update(grads, state, params)
-            return optax.apply_updates(params, updates), state
+    @jax.jit
+    def step(params, average, batch, rate, t):
+        grads = jax.grad(problem.loss)(params, batch)
+        params = jax.tree.map(lambda p, g: p - rate * g, params, grads)
+        share = 9 / (t + 8)
+        return params, jax.tree.map(lambda a, p: a + share * (p - a), average, params)
 
-        for step in range(steps):
-            batch = {name: part[order[step, run]] for name, part in mine.train.items()}
-            params, state = train_step(params, state, batch)
-        last = curves.test_error[-1, run, column]
-        assert last == pytest.approx(float(problem.error(params, mine.test)), rel=1e-3)
+    for i, setting in enumerate(SGD.settings):
+        params = average = problem.init(jax.random.key(run))
+        for t, rows in enumerate(order, 1):
+            batch = {name: part[rows] for name, part in mine.train.items()}
+            params, average = step(params, average, batch, setting["rate"], t)
+        for found, at in ((curves, params), (averages, average)):
+            error = float(problem.error(at, mine.test))
+            assert found.test_error[i, run, -1] == pytest.approx(error, rel=1e-3)
 
 
 def test_score_is_that_of_the_best_validation_checkpoint():
     """Test errors play no part in the choice; of equal checkpoints, the first."""
-    validation = np.array([[[3.0]], [[1.0]], [[1.0]], [[2.0]]])
-    test = np.array([[[0.0]], [[7.0]], [[5.0]], [[4.0]]])
+    validation = np.array([[[3.0, 1.0, 1.0, 2.0]]])
+    test = np.array([[[0.0, 7.0, 5.0, 4.0]]])
     curves = train.Curves(test, validation, test)
     assert train.at_best(curves).test_error.item() == 7
 
 
+def test_setting_is_that_of_the_best_validation_error(problem, monkeypatch):
+    """The loss decides between equal ones; test errors play no part."""
+    shape = (3, 2, 1)  # Settings, runs, checkpoints.
+
+    def fixed(*numbers):
+        return np.broadcast_to(np.reshape(numbers, (3, 1, 1)), shape)
+
+    curves = train.Curves(fixed(0, 9, 8), fixed(6, 5, 5), fixed(0.25, 0.5, 0.75))
+    monkeypatch.setattr(tasks, "train", lambda *_: (curves, curves))
+    optimizer = SGD._replace(settings=[{"rate": rate} for rate in (1, 2, 3)])
+    found = tasks.measure(problem, 20, 16, optimizers=[optimizer])
+    assert [row["SGD"] for row in found[""]] == [0.75] * 4
+    assert [row["test_error"] for row in found["settings"]] == [0.25, 0.5, 0.75]
+
+
 def test_verdict_is_a_paired_t_test():
-    """Worse, better, or undecided."""
-    assert tidy.verdict(np.array([1.0, 1.1, 0.9, 1.0])) == 1
-    assert tidy.verdict(np.array([-1.0, -1.1, -0.9, -1.0])) == -1
+    """Worse, better, or neither."""
+    assert report.verdict(np.array([1.0, 1.1, 0.9, 1.0])) == 1
+    assert report.verdict(np.array([-1.0, -1.1, -0.9, -1.0])) == -1
     # t = 3.0, below the 3.18 of three degrees of freedom.
-    assert tidy.verdict(np.array([0.0, 1.0, 1.0, 1.0])) == 0
+    assert report.verdict(np.array([0.0, 1.0, 1.0, 1.0])) == 0
 
 
-def test_probabilistic_rprop_follows_its_description():
-    """One coordinate against plain arithmetic, with the soft step."""
-    grads = np.random.default_rng(1).normal(0.5, 1, 40)
-    tx = methods.probabilistic_rprop(0.05)
-    state = tx.init(jnp.zeros(()))
-    update = jax.jit(tx.update)
-
-    def cdf(z):
-        return 0.5 * (1 + math.erf(z / math.sqrt(2)))
-
-    mean = square = 0.0
-    before, step = 0.5, 0.01
-    for number, grad in enumerate(grads, 1):
-        updates, state = update(jnp.asarray(grad, "float32"), state)
-        mean, square = 0.99 * mean + 0.01 * grad, 0.99 * square + 0.01 * grad**2
-        correction = 1 - 0.99**number
-        variance = max(square / correction - (mean / correction) ** 2, 0)
-        if number < 3:
-            # From one or two gradients, the variance is rounding.
-            step, before = map(float, state[-2:])
-            continue
-        positive = cdf(grad / math.sqrt(variance))
-        change = positive * (1 - before) + before * (1 - positive)
-        step = min(max(step * 1.2 ** (1 - 2 * change), 1e-9), 0.05)
-        before = positive
-        expected = -step * (2 * cdf(mean / correction / math.sqrt(variance)) - 1)
-        assert float(updates) == pytest.approx(expected, rel=2e-3)
+def test_ratio_is_a_geometric_mean_over_tasks():
+    """Of the means over runs; unknown if one task is missing."""
+    keys = [("unseen", p, "32", run) for p in "ab" for run in range(2)]
+    index = pd.MultiIndex.from_tuples(keys, names=[*report.KEYS, "run"])
+    columns = {methods.ADAM: [1.0, 3, 1, 1], "new": [4.0, 4, 1, 3], "partly": np.nan}
+    rows = pd.DataFrame(columns, index)
+    rows.loc["unseen", "partly"] = [1.0, 1, np.nan, np.nan]
+    found = report.ratios(rows, rows)
+    assert found["new"] == pytest.approx(2)
+    assert np.isnan(found["partly"])
 
 
 def test_grids_are_what_the_builders_read():
     """Every optimizer of the study and of the ablation builds and steps."""
-    _, ablations = methods.ablations()
-    for optimizer in (*methods.OPTIMIZERS, *ablations):
+    changes = ablations.ablations()
+    assert len({optimizer.name for optimizer in changes}) == len(changes) > 20
+    for optimizer in (*methods.OPTIMIZERS, *changes):
         setting = {
             name: jnp.float32(value) for name, value in optimizer.settings[0].items()
         }
-        tx = optimizer.build(setting, 10)
+        tx = optax.with_extra_args_support(optimizer.build(setting, 10))
         params = jnp.ones(3)
-        jax.eval_shape(tx.update, params, tx.init(params), params)
-    names, _ = methods.ablations()
-    assert len(set(names)) == len(names) == sum(len(o.settings) for o in ablations)
+        jax.eval_shape(
+            lambda p, tx=tx: tx.update(p, tx.init(p), p, value=jnp.ones(())), params
+        )
 
 
 def test_ablation_starts_from_what_competes():
-    """Its default, and the chain with another variant's name, walk as what ships."""
-    _, (first, *_) = methods.ablations()
+    """The chain with another variant's name makes the updates of what ships."""
     grads = np.random.default_rng(2).normal(0.3, 1, (60, 20)).astype(np.float32)
 
     def walk(optimizer):
-        setting = {name: jnp.float32(x) for name, x in optimizer.settings[0].items()}
-        tx = optimizer.build(setting, 60)
+        tx = optimizer.build({}, 60)
 
         def step(carry, grad):
             params, state = carry
@@ -172,92 +166,10 @@ def test_ablation_starts_from_what_competes():
         start = jnp.linspace(-1, 1, 20)
         return jax.lax.scan(step, (start, tx.init(start)), grads)[1]
 
-    ours = methods.OPTIMIZERS[0]
+    ours, *_ = methods.OPTIMIZERS
     assert ours.name == methods.OURS
     expected = walk(ours)
     assert np.any(np.asarray(expected[-1]) != np.linspace(-1, 1, 20))
-    for optimizer in (first, methods.of_variant("irprop-"), methods.OPTIMIZERS[1]):
-        np.testing.assert_allclose(walk(optimizer), expected, rtol=1e-5)
-    assert np.any(walk(methods.of_variant("rprop-")) != expected)
-
-
-def test_inside_counts_what_the_test_resolves(problem):
-    """Where a sign is resolved, the rule sees it; no count is beyond its limits."""
-    tx = optax_rprop.minibatch_rprop()
-    params = {"a": jnp.ones(2), "b": jnp.full(1, 2.0)}
-    state = tx.init(params)
-    grads = {"a": jnp.array([1.0, -1.0]), "b": jnp.zeros(1)}
-    for _ in range(2):
-        assert not np.any(inside.resolved_signs(state[0]))
-        _, state = tx.update(grads, state, params)
-    np.testing.assert_array_equal(inside.resolved_signs(state[0]), [1, -1, 0])
-    rows = pd.DataFrame(inside.look_inside(problem, 20, 2 * inside.CHECKPOINTS, 2))
-    assert len(rows) == 2 * inside.CHECKPOINTS
-    assert (rows["resolved_right"] <= rows["resolved"]).all()
-    assert rows[["raw_agreement", "resolved_fraction"]].stack().between(0, 1).all()
-    assert rows["resolved"].sum() > 0
-
-
-def test_sign_decisions_are_rare_on_noise_and_right_on_signals(monkeypatch):
-    """Noise is decided either way, after long; of a strong signal, nothing is false."""
-    monkeypatch.setattr(inside, "SIGN_TESTS", ((1.2, 0.95),))
-    rows = pd.DataFrame(inside.sign_decisions(400)).set_index("mean")
-    assert rows.loc[0.0, "false"] == pytest.approx(0.5, abs=0.05)
-    assert rows.loc[0.0, "wait"] == pytest.approx(27, rel=0.1)
-    assert rows.loc[2.0, "false"] < 0.01
-    assert rows.loc[2.0, "wait"] < rows.loc[0.0, "wait"] / 4
-
-
-def test_averages_weigh_the_last_steps_most(problem):
-    """The average is that of its formula, evaluated as the iterates are."""
-    adam = methods.Optimizer("Adam", lambda _, steps: optax.adam(0.02))
-    size, steps = 20, 2 * train.CHECKPOINTS
-    curves, averages = train.train(problem, [adam], size, steps, averaged=True)
-    order = train.batches(120, size, steps, 2)
-    mine = jax.tree.map(lambda leaf: leaf[0], problem.data)
-    params = problem.init(jax.random.key(0))
-    tx = optax.adam(0.02)
-    state, average = tx.init(params), params
-    gradient = jax.jit(jax.grad(problem.loss))
-    for t, rows in enumerate(order[:, 0], 1):
-        batch = {name: part[rows] for name, part in mine.train.items()}
-        updates, state = tx.update(gradient(params, batch), state)
-        params = optax.apply_updates(params, updates)
-        average = jax.tree.map(
-            lambda a, p, t=t: a + 9 / (t + 8) * (p - a), average, params
-        )
-    for found, at in ((curves, params), (averages, average)):
-        error = float(problem.error(at, mine.test))
-        assert found.test_error[-1, 0, 0] == pytest.approx(error, rel=1e-3)
-
-
-def test_fixed_rates_are_rates_of_the_grid(problem):
-    """What stands under a rate was trained at it; MoMo receives its losses."""
-    some = [c for c in tuning_free.COMPETITORS if c.name in ("MoMo", methods.OURS)]
-    steps = 2 * train.CHECKPOINTS
-    rows = tuning_free.compare(
-        problem, 32, steps, optimizers=[*some, tuning_free.TUNED_ADAM]
-    )[""]
-    assert [row["evaluated"] for row in rows] == ["iterate"] * 2 + ["average"] * 2
-    fixed = [
-        methods.Optimizer(name, methods.scheduled(optax.adam), [setting])
-        for name, setting in tuning_free.RATES.items()
-    ]
-    alone = tuning_free.compare(problem, 32, steps, optimizers=fixed)[""]
-    for row, found in zip(rows, alone, strict=True):
-        for name in tuning_free.RATES:
-            assert row[name] == pytest.approx(found[name], rel=1e-3)
-
-
-def test_jackknife_of_a_ratio():
-    """The ratio of geometric means, and an error that vanishes if runs agree."""
-    keys = [("unseen", p, "32", run) for p in "ab" for run in range(3)]
-    index = pd.MultiIndex.from_tuples(keys, names=[*tidy.KEYS, "run"])
-    rows = pd.DataFrame({"new": 2.0, "old": [1, 1, 1, 4, 4, 4]}, index)
-    assert tuning_free_report.jackknife(rows, "new", "old") == (pytest.approx(1.0), 0)
-    rows["new"] = [1.0, 2, 3, 2, 2, 2]
-    ratio, error = tuning_free_report.jackknife(rows, "new", "old")
-    assert ratio == pytest.approx(1.0)
-    # Leaving a run out of the first: means of 2.5, 2 and 1.5.
-    logs = 0.5 * np.log([2.5, 2, 1.5])
-    assert error == pytest.approx(np.sqrt(2 / 3 * 3 * logs.var()))
+    same = ablations.of_variant("irprop-")
+    np.testing.assert_allclose(walk(same), expected, rtol=1e-5)
+    assert np.any(walk(ablations.of_variant("rprop-")) != expected)

@@ -11,12 +11,13 @@ cogapp = pytest.importorskip("cogapp.cogapp", reason="the benchmarks need it")
 
 from benchmarks.common import results, tables  # noqa: E402
 
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 kept_results = pytest.mark.skipif(
     not (BENCHMARKS / "speed" / "results").exists(),
     reason="the benchmarks need it: a source distribution has no results",
 )
-TOPICS = ("speed", "full_batch", "eigenbasis", "minibatch", "classics")
+TOPICS = ("speed", "full_batch", "eigenbasis", "minibatch", "proben1")
 
 
 def test_parts_are_added_and_skipped(tmp_path):

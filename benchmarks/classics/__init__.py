@@ -1,1 +1,0 @@
-"""Experiments from the literature of Rprop, once more."""
