@@ -346,6 +346,25 @@ def test_ways_to_run_it_agree(optimizer):
         assert_identical(optax_rprop.get_rprop_state(state), final)
 
 
+@each_elementwise
+def test_lowers_for_devices_that_are_not_there(optimizer):
+    """A whole step, for parameters of each dtype that accelerators have."""
+    params = {dtype: np.ones((8, 128), dtype) for dtype in FLOATS[:3]}
+
+    @jax.jit
+    def step(params, state, value):
+        updates, state = optimizer.update(params, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.eval_shape(optimizer.init, params)
+    traced = step.trace(params, state, np.float32(1))
+    for platform in ("tpu", "cuda", "rocm"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.multiply" in text
+        # Nothing that only one platform could know.
+        assert "custom_call" not in text
+
+
 @each_layout
 def test_saving_and_loading_in_mid_run(x64, state_layout):
     """A run that is continued from a file is the run that never stopped."""

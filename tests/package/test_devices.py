@@ -111,31 +111,6 @@ def assert_state_placed_like(state, params):
 
 
 # ----------------------------------------------------------------------------
-# Devices that are not there
-
-
-@each_configuration
-def test_lowers_for_devices_that_are_not_there(options):
-    """A whole step, for parameters of each dtype that accelerators have."""
-    optimizer = rprop(**options)
-    params = {
-        dtype: jnp.ones((8, 128), dtype) for dtype in ("float16", "bfloat16", "float32")
-    }
-
-    @jax.jit
-    def step(params, state, value):
-        updates, state = optimizer.update(params, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    traced = step.trace(params, optimizer.init(params), jnp.array(1.0))
-    for platform in ("tpu", "cuda", "rocm"):
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert "stablehlo.multiply" in text
-        # Nothing that only one platform could know.
-        assert "custom_call" not in text
-
-
-# ----------------------------------------------------------------------------
 # A mesh of eight devices
 
 

@@ -378,17 +378,6 @@ def test_sharding_is_kept(statistics_dtype, cpu_devices):
         assert leaf.sharding.is_equivalent_to(sharding, 1)
 
 
-@pytest.mark.stack
-@each_precision
-def test_lowers_for_every_platform(statistics_dtype):
-    """For devices that are not there, too."""
-    tx = minibatch_rprop(statistics_dtype=statistics_dtype)
-    params = jnp.ones((8, 4), "bfloat16")
-    traced = jax.jit(tx.update).trace(params, tx.init(params), params)
-    for platform in ("cpu", "cuda", "rocm", "tpu"):
-        assert "stablehlo" in traced.lower(lowering_platforms=(platform,)).as_text()
-
-
 def test_arguments_may_be_traced():
     """Under `inject_hyperparams`, and one setting per model under vmap."""
     grads = noisy_gradients().astype(np.float32)
