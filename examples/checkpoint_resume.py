@@ -1,11 +1,11 @@
-"""Train with checkpoints; killed at any moment, the next start goes on, bit for bit.
+"""Train with checkpoints: kill the run at any moment and resume it, bit for bit.
 
-Parameters, optimizer state and step count are one pytree and are saved together
-by Orbax's `CheckpointManager`, which writes beside the training and renames a
-checkpoint into place once it is complete: a run killed while it writes leaves
-the checkpoint before. Kill this script with ``kill -9`` and start it again with
-the same command. At the end it trains a second time in memory, without a stop,
-and fails unless every bit of parameters and optimizer state is the same.
+Parameters, optimizer state and step count are one pytree, saved together by
+Orbax's `CheckpointManager`. It writes in the background and renames a checkpoint
+once it is complete, so a run killed while writing still has the previous one.
+Kill this script with ``kill -9`` and start it again with the same command. At the
+end it trains a second time in memory, without interruption, and fails unless
+every bit of parameters and optimizer state is the same.
 
 The variant is ``irprop+``, whose state also holds the previous loss. A run that
 restored the parameters alone would start again from the initial step sizes.
@@ -43,7 +43,7 @@ class MLP(nnx.Module):
 
 
 class Training(nnx.Module):
-    """Everything that a checkpoint has to hold; the optimizer counts the steps."""
+    """Everything that a checkpoint must contain; the optimizer counts the steps."""
 
     def __init__(self) -> None:
         self.model = MLP(nnx.Rngs(0))
@@ -52,7 +52,7 @@ class Training(nnx.Module):
 
     @property
     def step(self) -> int:
-        """The number of steps made."""
+        """The number of steps so far."""
         return int(self.optimizer.step[...])
 
 
@@ -62,7 +62,7 @@ def train_step(training: Training, images: jax.Array, labels: jax.Array) -> jax.
 
     def loss_fn(model: MLP) -> jax.Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(model(images), labels)
-        # Without a penalty the loss would reach 0, and nothing move any more.
+        # Without a penalty the loss would reach 0, and updates would stop.
         penalty = optax.tree.norm(nnx.state(model, nnx.Param), squared=True)
         return losses.mean() + 1e-3 * penalty
 
@@ -74,7 +74,7 @@ def train_step(training: Training, images: jax.Array, labels: jax.Array) -> jax.
 def train(
     training: Training, steps: int, after_step: Callable[[int], None] | None = None
 ) -> float:
-    """Train up to this number of steps in all; returns the last loss."""
+    """Train until this total number of steps; returns the last loss."""
     digits: Any = load_digits()
     images = jnp.asarray(digits.data / 16, dtype=jnp.float32)
     labels = jnp.asarray(digits.target)
@@ -102,7 +102,7 @@ def fingerprint(training: Training) -> str:
 
 
 def train_with_checkpoints(options: argparse.Namespace) -> Training:
-    """Start, or go on from the newest complete checkpoint."""
+    """Start, or resume from the newest complete checkpoint."""
     training = Training()
     folder = (options.output_dir / "checkpoint_resume").resolve()
     manager_options = ocp.CheckpointManagerOptions(
@@ -140,16 +140,16 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--steps", type=int, default=300, help="number of steps, over all starts"
+        "--steps", type=int, default=300, help="total number of steps, over all starts"
     )
     parser.add_argument(
-        "--save-every", type=int, default=20, help="steps from checkpoint to checkpoint"
+        "--save-every", type=int, default=20, help="steps between checkpoints"
     )
     parser.add_argument(
         "--output-dir",
         type=Path,
         default=Path("output"),
-        help="folder of the checkpoints; an empty one starts anew",
+        help="folder of the checkpoints; use an empty one to start again",
     )
     options = parser.parse_args(arguments)
     for name in ("steps", "save_every"):
@@ -162,10 +162,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train, train again without a stop, compare; returns the exit status."""
+    """Train, train again without interruption, compare; returns the exit status."""
     options = parse_options(arguments)
     resumed = fingerprint(train_with_checkpoints(options))
-    print("Training again in memory, without a stop, to compare")
+    print("Training again in memory, without interruption, to compare")
     uninterrupted = Training()
     loss = train(uninterrupted, options.steps)
     print(f"Loss {loss:.6g} after {options.steps} steps")

@@ -1,39 +1,38 @@
-r"""Train on one device, on many, or on many hosts: one program, one result.
+r"""Train on one device, several devices or several hosts: one program, one result.
 
 Every device holds a part of the rows. Loss and gradient are means over all rows,
-so XLA adds the reductions over devices and hosts by itself, and the loss that
-``irprop+`` compares is the global one. Rprop's state has the shapes of the
-parameters and takes their sharding: whole on every device, or, with
-``--shard-parameters``, cut into parts like them.
+so XLA inserts the reductions over devices and hosts itself, and ``irprop+``
+compares the global loss. Rprop's state has the shapes and the sharding of the
+parameters: replicated on every device or, with ``--shard-parameters``, divided.
 
-One process, with all the devices it finds, or with eight made of the CPU::
+One process, with all devices of the machine, or with eight simulated on the CPU::
 
     python examples/data_parallel.py
     python examples/data_parallel.py --cpu-devices 8
 
-Two processes on one machine, each in a terminal of its own; the port is any free
-one, and the second command ends in ``--process-id 1``::
+Two processes on one machine, in two terminals; use any free port, and
+``--process-id 1`` in the second::
 
     python examples/data_parallel.py --coordinator-address localhost:12321 \
         --num-processes 2 --process-id 0
 
-With GPUs, set ``CUDA_VISIBLE_DEVICES`` to another one in each terminal; without,
-``--cpu-devices 4`` makes four devices in each process.
+With GPUs, set ``CUDA_VISIBLE_DEVICES`` to a different one in each terminal;
+without, ``--cpu-devices 4`` simulates four devices in each process.
 
-On several machines give the same options, with an address of the machine of
-process 0 that the others can reach. Under Slurm, Open MPI, Kubernetes or on Cloud
-TPU, JAX finds all three itself, and one command starts every process::
+On several machines, pass the same options, with an address of process 0's machine
+that the others can reach. Under Slurm, Open MPI, Kubernetes or on Cloud TPU, JAX
+finds all three itself, and one command starts every process::
 
     srun --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 \
         python examples/data_parallel.py --cluster
 
-Is it the same result? Devices change the order in which sums are rounded, hence
-the last bits of loss and gradient. Rprop reads only the signs of the gradient,
-so the parameters stay the same *bit for bit* until a partial derivative comes so
-close to 0 that rounding decides its sign. From that step on two runs are two
-equally valid paths, which need not meet again. So each process also trains alone
-on one device, reports how long the paths are identical, and fails if the losses
-differ by more than 1 % in any step, or by more than rounding in the first.
+Is the result that of one device? Devices change the order of sums, hence the last
+bits of loss and gradient. Rprop reads only the signs of the gradient, so the
+parameters stay identical, *bit for bit*, until a partial derivative is so close
+to 0 that rounding determines its sign. From that step on the runs are two equally
+valid paths, which need not meet again. So each process also trains alone on one
+device, reports how long the paths are identical, and fails if the losses differ
+by more than 1 % in any step, or by more than rounding in the first.
 """
 
 import argparse
@@ -57,7 +56,7 @@ ROWS = 1792
 
 
 class Run(NamedTuple):
-    """What a run went through, on the host.
+    """The history of a run, on the host.
 
     Attributes:
       losses: Shape (steps,), each before its step.
@@ -91,10 +90,10 @@ def train(devices: Sequence[Any], *, steps: int, shard_parameters: bool) -> Run:
     """Train on these devices.
 
     Raises:
-      RuntimeError: The state is not sharded as the parameters.
+      RuntimeError: The state is not sharded like the parameters.
     """
-    # "Auto" leaves it to XLA where to reduce; with "Explicit", the default of
-    # `make_mesh`, the types of all intermediate arrays would have to say it.
+    # "Auto" lets XLA place the reductions; with "Explicit", the default of
+    # `make_mesh`, the types of all intermediate arrays would have to specify them.
     mesh = jax.make_mesh(
         (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
     )
@@ -102,8 +101,8 @@ def train(devices: Sequence[Any], *, steps: int, shard_parameters: bool) -> Run:
     parts = NamedSharding(mesh, PartitionSpec("data"))
 
     def distribute(array: np.ndarray) -> jax.Array:
-        # Called for the rows of this process's own devices only: where data do
-        # not fit on one host, read just these.
+        # Called only for the rows of this process's devices: if the data do not
+        # fit on one host, read just these.
         return jax.make_array_from_callback(array.shape, parts, array.__getitem__)
 
     digits: Any = load_digits()
@@ -125,8 +124,8 @@ def train(devices: Sequence[Any], *, steps: int, shard_parameters: bool) -> Run:
         params_shardings,
         transform_non_params=lambda _: whole,
     )
-    # Made by all processes together: an array made outside of `jit` would belong
-    # to one process alone.
+    # Created by all processes together: an array created outside `jit` would
+    # belong to a single process.
     params = jax.jit(init_params, out_shardings=params_shardings)()
     opt_state = jax.jit(optimizer.init, out_shardings=state_shardings)(params)
 
@@ -156,14 +155,14 @@ def train(devices: Sequence[Any], *, steps: int, shard_parameters: bool) -> Run:
         ):
             if leaf.sharding != param.sharding:
                 raise RuntimeError(
-                    f"{field} must be sharded as its parameter, {param.sharding},"
+                    f"{field} must be sharded like its parameter, {param.sharding},"
                     f" got {leaf.sharding}."
                 )
     return Run(np.stack(losses), np.stack(path))
 
 
 def compare(path: Run, alone: Run) -> str | None:
-    """Report how two runs differ; returns what is wrong, if anything is."""
+    """Report how two runs differ; returns the fault, or None."""
     steps = len(path.losses)
     differs = (path.params != alone.params).any(axis=1)
     identical = int(differs.argmax()) if differs.any() else steps
@@ -195,20 +194,20 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--shard-parameters",
         action="store_true",
-        help="cut parameters and state into parts, one for each device",
+        help="divide parameters and state among the devices",
     )
     parser.add_argument(
         "--cpu-devices",
         type=int,
         metavar="NUMBER",
-        help="use the CPU, divided into so many devices in each process",
+        help="use the CPU, split into this many devices in each process",
     )
     parser.add_argument(
         "--coordinator-address",
         metavar="HOST:PORT",
         help="where process 0 listens; the same for all processes",
     )
-    parser.add_argument("--num-processes", type=int, help="number of processes in all")
+    parser.add_argument("--num-processes", type=int, help="total number of processes")
     parser.add_argument("--process-id", type=int, help="number of this process, from 0")
     parser.add_argument(
         "--cluster",
@@ -229,7 +228,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     by_hand = (options.coordinator_address, options.num_processes, options.process_id)
     if any(given is not None for given in by_hand):
         if options.cluster:
-            parser.error("--cluster finds out what the other options say; leave it out")
+            parser.error("--cluster detects what the other options set; leave it out")
         if any(given is None for given in by_hand):
             parser.error(
                 "--coordinator-address, --num-processes and --process-id belong"
@@ -245,11 +244,11 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Train on all devices and on one, and compare; returns the exit status."""
     options = parse_options(arguments)
-    # All of this must come before JAX looks for devices.
+    # All of this must precede the first use of devices.
     if options.cpu_devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    # GPU and TPU may multiply float32 with fewer bits, which is more than rounding.
+    # GPUs and TPUs may multiply float32 with fewer bits: more than rounding.
     jax.config.update("jax_default_matmul_precision", "float32")
     if options.cluster:
         try:

@@ -1,10 +1,10 @@
 """Train hundreds of small networks at once and keep the best.
 
-Small networks depend on their random initial weights. Rprop has nothing to tune, so
-the time may go into more seeds instead: all networks take each step together, under
-`jax.vmap`, in one `jax.lax.scan`. Each keeps the parameters of its best epoch, and the
-network with the smallest validation loss is chosen. The data are scikit-learn's 1,797
-handwritten digits. Some of the networks are also trained one by one, to compare times.
+Small networks depend on their random initial weights. Rprop has no learning rate to
+tune, so the time can be spent on more seeds: `jax.vmap` trains all networks together,
+in one `jax.lax.scan`. Each keeps the parameters of its best epoch, and the network with
+the smallest validation loss is chosen. The data are scikit-learn's 1,797 handwritten
+digits. Some of the networks are also trained one by one, to compare times.
 """
 
 import functools
@@ -30,7 +30,7 @@ from optax_rprop import rprop
 CLASSES = 10
 CHOSEN = "best network by validation loss (chosen)"
 MEAN = "mean prediction of all"
-# Sums in another order may turn the sign of a gradient near 0.
+# Sums in a different order can flip the sign of a derivative near 0.
 TOLERANCE = 0.1
 Params = dict[str, jax.Array]
 
@@ -51,7 +51,7 @@ class Splits(NamedTuple):
 
 
 class Training(NamedTuple):
-    """One network in training; of many, each array has one more, first axis."""
+    """One network in training, or several, along a first axis of each array."""
 
     params: Params
     opt_state: Any
@@ -60,7 +60,7 @@ class Training(NamedTuple):
 
 
 def load_splits(seed: int) -> Splits:
-    """The digits, with the classes in equal proportions in all parts."""
+    """The digits, with equal proportions of the classes in all parts."""
 
     def divide(data: Digits, fraction: float) -> tuple[Digits, Digits]:
         images, other_images, labels, other_labels = train_test_split(
@@ -103,11 +103,11 @@ def cross_entropy(params: Params, data: Digits) -> jax.Array:
 
 
 class Trained(NamedTuple):
-    """The outcome for one network, or for many, with one more, first axis.
+    """The result for one network, or for several, along a first axis.
 
     Attributes:
       params: Those of the epoch with the smallest validation loss.
-      validation_loss: That loss, shape ().
+      validation_loss: The smallest, shape ().
       validation_losses: Of all epochs, shape (epochs,).
     """
 
@@ -124,14 +124,14 @@ def train(
     epochs: int,
     on_epoch: Callable[[], Any],
 ) -> Trained:
-    """Train one network, or many.
+    """Train one network, or several.
 
     Args:
-      params: Where to start; of many networks, with one more, first axis.
+      params: The initial ones; of several networks, along a first axis.
       splits: The data.
-      together: Whether there are many networks, whose steps are taken at once.
+      together: Whether there are several networks.
       epochs: Full-batch steps.
-      on_epoch: Called after each.
+      on_epoch: Called after each epoch.
     """
     optimizer = rprop()
 
@@ -163,7 +163,7 @@ def train(
 
 
 class Timed(NamedTuple):
-    """What a function returned, and the seconds that it took, without compilation."""
+    """The result of a function, and its run time without compilation."""
 
     result: Any
     seconds: float
@@ -190,7 +190,7 @@ def train_together(params: Params, splits: Splits, epochs: int) -> Timed:
 
 
 def train_one_by_one(params: Params, splits: Splits, epochs: int, count: int) -> Timed:
-    """The first networks one after the other, by the same code and as well compiled.
+    """The first networks one after the other, with the same compiled code.
 
     The result is the best validation loss of each.
     """
@@ -208,7 +208,7 @@ def train_one_by_one(params: Params, splits: Splits, epochs: int, count: int) ->
 
 
 class Scores(NamedTuple):
-    """On the test set: of one network, or arrays with one entry for each."""
+    """On the test set, of one network, or arrays with one entry per network."""
 
     accuracy: Any
     cross_entropy: Any
@@ -220,13 +220,13 @@ def score(probabilities: jax.Array, labels: np.ndarray) -> Scores:
     of_truth = jnp.take_along_axis(
         probabilities, jnp.broadcast_to(labels, right.shape)[..., None], axis=-1
     )
-    # Even an impossible class costs no more than about 87 nats.
+    # So that a class of probability 0 costs only about 87 nats.
     nats = -jnp.log(jnp.maximum(of_truth, jnp.finfo(jnp.float32).tiny))
     return Scores(np.mean(right, axis=-1), np.mean(nats, axis=(-2, -1)))
 
 
 def tabulate_test(networks: Trained, test: Digits) -> tuple[dict[str, Scores], Scores]:
-    """The scores of some networks and some means, and those of all networks."""
+    """A row of scores for some networks and means, and the scores of all networks."""
     probabilities = jax.nn.softmax(
         jax.vmap(logits, in_axes=(0, None))(networks.params, test.images)
     )
@@ -248,7 +248,7 @@ def tabulate_test(networks: Trained, test: Digits) -> tuple[dict[str, Scores], S
 
 
 def plot(networks: Trained, rows: dict[str, Scores], every: Scores, path: Path) -> None:
-    """The validation losses over the epochs, and what they say about the test."""
+    """The validation losses over the epochs, and against the test losses."""
     chosen = int(np.argmin(networks.validation_loss))
     figure, (curves, scatter) = plt.subplots(
         1, 2, figsize=(13, 5), layout="constrained"
@@ -276,7 +276,7 @@ def plot(networks: Trained, rows: dict[str, Scores], every: Scores, path: Path) 
         xlabel="best validation cross-entropy (nats)",
         ylabel="test cross-entropy (nats)",
     )
-    scatter.set_title("What the validation loss says about the test")
+    scatter.set_title("Test loss and validation loss")
     curves.legend()
     scatter.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     for axis in (curves, scatter):
@@ -288,8 +288,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Train, report, and return the exit status."""
     parser = example_io.parser(__doc__)
     for name, default, help_text in (
-        ("--networks", 256, "how many to train together"),
-        ("--one-by-one", 8, "how many of them to train one by one as well"),
+        ("--networks", 256, "number of networks trained together"),
+        ("--one-by-one", 8, "number of them also trained one by one"),
         ("--hidden-units", 12, "of each network"),
         ("--epochs", 60, "full-batch steps of each network"),
     ):
@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
 
     rows, every = tabulate_test(networks, splits.test)
-    print(f"{len(splits.test.labels)} digits held out")
+    print(f"{len(splits.test.labels)} held-out digits")
     example_io.print_table(
         ["", "accuracy", "cross-entropy (nats)"],
         [
@@ -341,8 +341,8 @@ def main(arguments: list[str] | None = None) -> int:
         alone_losses / networks.validation_loss[: options.one_by_one] - 1
     )
     print(
-        "Best validation losses together and alone differ by at most"
-        f" {differences.max():.1e}, relatively."
+        "The relative difference of the best validation losses, together and one by"
+        f" one, is at most {differences.max():.1e}."
     )
     plot(networks, rows, every, options.output_dir / "ensemble.png")
 
@@ -354,7 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
             f" --min-accuracy {options.min_accuracy}."
         )
     if not differences.max() < TOLERANCE:
-        problems.append("networks trained together and alone do not agree.")
+        problems.append("networks trained together and one by one do not agree.")
     return example_io.exit_status(problems)
 
 

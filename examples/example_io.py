@@ -1,4 +1,4 @@
-"""What the science examples share: options, runs to compare, tables, pictures."""
+"""Shared by the examples: options, runs to compare, tables and pictures."""
 
 import argparse
 import sys
@@ -26,7 +26,7 @@ LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 LossAndGradient = Callable[[Any], tuple[jax.Array, Any]]
 
 _FAILED = 1e10
-"""What a line search is told instead of NaN, with which it cannot interpolate."""
+"""Replaces NaN for a line search, which cannot interpolate it."""
 
 
 def positive(text: str) -> int:
@@ -56,7 +56,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "--output-dir",
         type=Path,
         default=Path("output"),
-        help="folder of the picture; made if missing",
+        help="folder of the picture; created if missing",
     )
     return options
 
@@ -64,19 +64,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def parse(
     options: argparse.ArgumentParser, arguments: list[str] | None
 ) -> argparse.Namespace:
-    """Parse the command line and make the folder of the picture."""
+    """Parse the command line and create the folder of the picture."""
     parsed = options.parse_args(arguments)
     if parsed.seed < 0:
         options.error(f"argument --seed: must not be negative, got {parsed.seed}")
     try:
         parsed.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        options.error(f"argument --output-dir: cannot make the folder: {error}")
+        options.error(f"argument --output-dir: cannot create the folder: {error}")
     return parsed
 
 
 class Run(NamedTuple):
-    """One optimizer's run; an entry for each evaluation of loss and gradient.
+    """One optimizer's run, with an entry per evaluation of loss and gradient.
 
     Attributes:
       name: For tables and legends.
@@ -102,11 +102,11 @@ class Run(NamedTuple):
 
     @property
     def failures(self) -> int:
-        """How many evaluations gave no finite loss."""
+        """The number of evaluations with a non-finite loss."""
         return int(np.sum(~np.isfinite(self.losses)))
 
     def evaluations_to(self, loss: float) -> int | None:
-        """The number of the first evaluation that gave at most this loss."""
+        """The number of the first evaluation with at most this loss."""
         reached = np.flatnonzero(self.losses <= loss)
         return int(reached[0]) + 1 if reached.size else None
 
@@ -124,15 +124,15 @@ def run_optax(
     evaluations: int,
     project: Callable[[Any], Any] = lambda params: params,
 ) -> Run:
-    """Take one step per evaluation.
+    """Make one update per evaluation.
 
     Args:
       name: For tables and legends.
-      optimizer: Any of Optax's, or Rprop; it is handed the loss as `value`.
+      optimizer: Any of Optax's, or Rprop; it gets the loss as `value`.
       loss_and_gradient: Compiled, so that several runs share one compilation.
-      params: Where to start.
-      evaluations: How many to take.
-      project: Maps what a step leads to into the set that is allowed.
+      params: The initial ones.
+      evaluations: Number of evaluations.
+      project: Maps updated parameters into the feasible set.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -159,15 +159,14 @@ def run_lbfgs(
     evaluations: int,
     lower_bounds: Any = None,
 ) -> Run:
-    """Run SciPy's L-BFGS-B until it stops, or for so many evaluations.
+    """Run SciPy's L-BFGS-B until it stops.
 
     Args:
       name: For tables and legends.
       loss_and_gradient: Compiled.
-      params: Where to start.
-      evaluations: How many to take at most, those of the line search included.
-      lower_bounds: Like the parameters, -inf where there is none; None for none
-        at all.
+      params: The initial ones.
+      evaluations: Maximum number, including those of the line search.
+      lower_bounds: Like the parameters, -inf for none; or None.
     """
     start, unravel = ravel_pytree(params)
     bounds = None
@@ -194,7 +193,7 @@ def run_lbfgs(
             jac=True,
             method="L-BFGS-B",
             bounds=bounds,
-            # Left to stop only where rounding ends all progress.
+            # It stops only when rounding prevents further progress.
             options={
                 "maxiter": evaluations,
                 "maxfun": evaluations,
@@ -202,7 +201,7 @@ def run_lbfgs(
                 "gtol": 1e-9,
             },
         )
-    # The last line search may run over the limit.
+    # The last line search may exceed the limit.
     return Run(name, np.array(losses[:evaluations]), history[:evaluations], [])
 
 
@@ -219,11 +218,11 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_comparison(runs: Sequence[Run], targets: dict[str, float]) -> None:
-    """Print how far each run came, and how soon.
+    """Print the best loss of each run, and when it reached the targets.
 
     Args:
       runs: The runs.
-      targets: For each column's title, the loss to reach.
+      targets: The loss to reach, by column title.
     """
 
     def row(run: Run) -> list[str]:
@@ -241,14 +240,14 @@ def print_comparison(runs: Sequence[Run], targets: dict[str, float]) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a picture and say where it is."""
+    """Save a picture and print its path."""
     figure.savefig(path, dpi=120)
     plt.close(figure)
     print(f"Picture: {path}")
 
 
 def exit_status(problems: Sequence[str]) -> int:
-    """Report on standard error what is not as it should be: 1 if anything, else 0."""
+    """Report problems on standard error; returns 1 if there are any, else 0."""
     for problem in problems:
         print(f"Check failed: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -1,12 +1,12 @@
-"""Fit the hyper-parameters of a Gaussian process to real data, without a transform.
+"""Fit the hyperparameters of a Gaussian process to real data, without a transform.
 
 The data are scikit-learn's 442 diabetes patients: ten measurements, and how far the
-disease progressed within a year. The twelve hyper-parameters are a relevance of each
-measurement (the inverse of its length scale, 0 where it does not matter), the variance
-of the signal and that of the noise. Nothing keeps the variances positive: where they
-are not, the Cholesky factor of the covariance is NaN. A first step that is far too
-large leads there at once; irprop+ takes it back, and goes on with half of it. Compared
-with Adam at several rates and with L-BFGS-B, which is told the bounds.
+disease progressed within a year. The twelve hyperparameters are the relevance of each
+measurement (the inverse of its length scale, 0 if it does not matter), the variance of
+the signal and that of the noise. Nothing keeps the variances positive; if one is not,
+the Cholesky factor of the covariance is NaN. A far too large initial step size leads
+there at once; irprop+ undoes that update and continues with half the step size.
+Compared with Adam at several rates and with L-BFGS-B, which is given the bounds.
 """
 
 import sys
@@ -41,8 +41,8 @@ FEATURES = (
     "blood sugar",
 )
 BMI = FEATURES.index("BMI")
-ROWS = range(20, 423)  # of 442, so that both sets have some
-# Of what the best run gained over the start. Not all: there are other local optima.
+ROWS = range(20, 423)  # of 442, so that neither set is too small
+# The fraction of the best run's gain to reach: there are other local optima.
 GAIN = 0.9
 STATIONARY = 1e-2  # nats per unit; about 100 at the start
 SMALLEST_VARIANCE = 1e-6
@@ -75,7 +75,7 @@ class Data(NamedTuple):
 
 
 def load_data(rows: int, seed: int) -> Data:
-    """The patients, so many drawn at random for training, the others for the test."""
+    """The patients: `rows` drawn at random for training, the others for the test."""
     patients: Any = load_diabetes(scaled=False)
     parts = train_test_split(
         patients.data, patients.target, train_size=rows, random_state=seed
@@ -112,7 +112,7 @@ def start() -> Params:
 
 
 def lower_bounds() -> Params:
-    """What L-BFGS-B has to be told; Rprop and Adam are not."""
+    """The bounds for L-BFGS-B; Rprop and Adam get none."""
     return {
         "relevances": jnp.full(len(FEATURES), -jnp.inf),
         "signal_variance": jnp.array(SMALLEST_VARIANCE),
@@ -136,7 +136,7 @@ def factorize(params: Params, train: Patients) -> tuple[jax.Array, jax.Array]:
 
 
 def negative_log_likelihood(params: Params, train: Patients) -> jax.Array:
-    """Of the training targets, the function's values integrated out; in nats."""
+    """Of the training targets, with the function integrated out; in nats."""
     factor, whitened = factorize(params, train)
     log_determinant = 2 * jnp.sum(jnp.log(jnp.diag(factor)))
     size = len(train.targets)
@@ -156,8 +156,8 @@ def predict(
 
 
 def plot_convergence(axis: Axes, runs: Sequence[example_io.Run], best: float) -> None:
-    """How far each run is from the best likelihood, and where it left the domain."""
-    # Below this all runs are equal for every purpose.
+    """The distance of each run from the best likelihood, and its failures."""
+    # Smaller differences do not matter.
     smallest = 1e-4
     for run, colour, style in zip(
         runs, example_io.COLOURS, example_io.LINE_STYLES, strict=False
@@ -181,11 +181,11 @@ def plot_relevances(axis: Axes, params: Params) -> None:
     axis.barh(FEATURES, relevances, color=example_io.COLOURS[0])
     axis.invert_yaxis()
     axis.set_xlabel("relevance (1 / standard deviation of the measurement)")
-    axis.set_title("What the progression depends on")
+    axis.set_title("Relevance for the progression")
 
 
 def plot_slice(axis: Axes, params: Params, data: Data) -> None:
-    """The prediction as the body-mass index varies and all else is average."""
+    """The prediction over the body-mass index, all else average."""
     grid = np.zeros((200, len(FEATURES)))
     observed = data.train.inputs[:, BMI]
     grid[:, BMI] = np.linspace(observed.min(), observed.max(), len(grid))
@@ -208,7 +208,7 @@ def plot_slice(axis: Axes, params: Params, data: Data) -> None:
 
 
 def plot_predictions(axis: Axes, params: Params, data: Data) -> None:
-    """Predicted against measured progression of the patients held out."""
+    """Predicted and measured progression of the held-out patients."""
     means, deviations = predict(params, data.train, data.test.inputs)
     measured = data.score(data.test.targets)
     axis.errorbar(
@@ -220,12 +220,12 @@ def plot_predictions(axis: Axes, params: Params, data: Data) -> None:
         color=example_io.COLOURS[0],
         ecolor=example_io.COLOURS[2],
         elinewidth=0.8,
-        label="patients held out, 95 %",
+        label="held-out patients, 95 %",
     )
     limits = [measured.min(), measured.max()]
     axis.plot(limits, limits, "--", color=example_io.COLOURS[1], label="equal")
     axis.set(xlabel="measured progression (score)", ylabel="predicted (score)")
-    axis.set_title("Patients held out")
+    axis.set_title("Held-out patients")
     axis.legend(fontsize="small", loc="upper left")
 
 
@@ -245,9 +245,9 @@ def plot(
 
 
 def print_test(params: Params, data: Data) -> float:
-    """Print the errors for the patients held out; returns that of the process.
+    """Print the errors for the held-out patients; returns that of the process.
 
-    The error is the root mean square, as a fraction of that of the training mean.
+    It is the root mean square, as a fraction of that of the training mean.
     """
     means, deviations = predict(params, data.train, data.test.inputs)
     linear = LinearRegression().fit(*data.train).predict(data.test.inputs)
@@ -263,7 +263,7 @@ def print_test(params: Params, data: Data) -> float:
         [[name, f"{error * scale:.1f}"] for name, error in errors.items()],
     )
     within = np.mean(np.abs(residuals["Gaussian process"]) <= 1.96 * deviations)
-    print(f"{within:.0%} of them lie within the 95 % interval of the process.")
+    print(f"{within:.0%} of them are within the 95 % interval of the process.")
     return errors["Gaussian process"] / errors["mean of the training set"]
 
 
@@ -280,12 +280,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="of likelihood and gradient, for each optimizer",
     )
     parser.add_argument(
-        "--first-steps",
+        "--initial-step-sizes",
         type=example_io.positive_number,
         nargs="+",
         default=[0.01, 0.1, 1.0, 10.0],
         metavar="STEP",
-        help="initial step sizes of irprop+; the last one is to fail at first",
+        help="of irprop+; the last one should fail at first",
     )
     parser.add_argument(
         "--adam-rates",
@@ -308,14 +308,16 @@ def main(arguments: list[str] | None = None) -> int:
         lambda params: jax.value_and_grad(negative_log_likelihood)(params, data.train)
     )
     settings = (evaluate, start(), options.evaluations)
-    # Matrices so small gain nothing from several threads, and on a busy machine
-    # threads that wait for each other cost far more than the work itself.
+    # Such small matrices gain nothing from several threads, which on a busy machine
+    # cost far more than the work itself.
     threadpool_limits(limits=1, user_api="blas")
     rprops = [
         example_io.run_optax(
-            f"irprop+, first step {step:g}", rprop(step, variant="irprop+"), *settings
+            f"irprop+, initial step size {size:g}",
+            rprop(size, variant="irprop+"),
+            *settings,
         )
-        for step in options.first_steps
+        for size in options.initial_step_sizes
     ]
     adams = [
         example_io.run_optax(f"Adam, rate {rate:g}", optax.adam(rate), *settings)
@@ -326,8 +328,8 @@ def main(arguments: list[str] | None = None) -> int:
     runs = [*rprops, *adams, lbfgs]
     best = example_io.best_of(runs).best_loss
     print(
-        f"Negative log likelihood of {options.rows} patients, in nats; evaluations"
-        " until so close to the best"
+        f"Negative log likelihood of {options.rows} patients, in nats, and evaluations"
+        " until within a distance of the best"
     )
     example_io.print_comparison(
         runs, {f"within {gap:g}": best + gap for gap in (1.0, 0.1, 0.01)}
@@ -341,10 +343,10 @@ def main(arguments: list[str] | None = None) -> int:
     losses = " ".join(f"{loss:.1f}" for loss in recovered.losses[:8])
     print(
         f"\n{recovered.name}, the first losses: {losses}\nnan: the Cholesky factor"
-        " failed, so the step was taken back and its size halved."
+        " failed, so the update was undone and the step size halved."
     )
 
-    print(f"\n{len(data.test.targets)} patients held out")
+    print(f"\n{len(data.test.targets)} held-out patients")
     relative_error = print_test(recovered.best_params, data)
     plot(
         [rprops[0], recovered, example_io.best_of(adams), lbfgs],
@@ -356,7 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     first = recovered.losses[0]
     problems = [
-        f"{run.name} came from {first:.2f} to {run.best_loss:.2f} nats, less than"
+        f"{run.name} got from {first:.2f} to {run.best_loss:.2f} nats, less than"
         f" {GAIN:.0%} of the way to the best, {best:.2f}. It may need more"
         " --evaluations."
         for run in rprops
@@ -364,11 +366,11 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     if not recovered.failures:
         problems.append(
-            f"{recovered.name} never left the domain, so it shows no way back. Take a"
-            " larger last one of --first-steps."
+            f"{recovered.name} never left the domain, so it shows no recovery. Use a"
+            " larger last one of --initial-step-sizes."
         )
     if not relative_error < 1:
-        problems.append("The process predicts no better than the mean does.")
+        problems.append("The process predicts no better than the mean.")
     return example_io.exit_status(problems)
 
 

@@ -1,13 +1,12 @@
-"""Fit enzyme kinetics: six constants of eight orders of magnitude, as they are.
+"""Fit enzyme kinetics: six constants that span eight orders of magnitude.
 
-An enzyme E binds its substrate S, E + S <-> ES, and turns it into a product,
-ES -> E + P. A spectrometer watches ES and P at four concentrations of S, from
-0.3 ms to 100 s, with noise. Wanted are the three rate constants, the two
-extinction coefficients and the zero of the instrument. In the units that
-chemists use they reach from 2e6 to -0.02. Rprop, with one initial step size for
-all of them, is compared with Adam at its best rate, with L-BFGS-B and with
-nonlinear least squares; then all again with the logarithms of the five constants
-that are positive.
+An enzyme E binds its substrate S, E + S <-> ES, and converts it to a product,
+ES -> E + P. A spectrometer measures ES and P at four concentrations of S, from
+0.3 ms to 100 s, with noise. We fit the three rate constants, the two extinction
+coefficients and the zero of the instrument. In the usual units they range from
+2e6 to -0.02. Rprop, with one initial step size for all of them, is compared with
+Adam at its best rate, with L-BFGS-B and with nonlinear least squares, first
+without a transform, then with the logarithms of the five positive constants.
 """
 
 import dataclasses
@@ -33,7 +32,7 @@ from optax_rprop import diagnostics_by_leaf, rprop
 ENZYME = 5e-6  # mol/L
 SUBSTRATE = (5e-6, 15e-6, 50e-6, 150e-6)  # mol/L
 NOISE = 0.005  # absorbance
-# The default upper bound, 50, would let k_on crawl.
+# With the default upper bound, 50, k_on would change too slowly.
 MAX_STEP_SIZE = 1e8
 TOLERANCE = 4  # standard errors
 
@@ -68,7 +67,7 @@ def constants(field: str) -> Params:
 
 
 def to_log(params: Params) -> Params:
-    """The logarithms of the constants that are positive; the others as they are."""
+    """The logarithms of the positive constants; the others unchanged."""
     return {
         name: jnp.log(number) if CONSTANTS[name].positive else number
         for name, number in params.items()
@@ -84,7 +83,7 @@ def from_log(params: Params) -> Params:
 
 
 def lower_bounds() -> Params:
-    """0 for the constants that are positive, none for the others."""
+    """0 for the positive constants, none for the others."""
     return {
         name: jnp.array(0.0 if constant.positive else -jnp.inf)
         for name, constant in CONSTANTS.items()
@@ -103,9 +102,9 @@ def reaction(time: Any, state: jax.Array, args: tuple[Params, jax.Array]) -> jax
 
 @jax.jit
 def absorbance(params: Params, times: jax.Array) -> jax.Array:
-    """What the spectrometer shows, shape (concentrations, times).
+    """The measured absorbance, shape (concentrations, times).
 
-    NaN where the solver gives up, as it may where the constants make no sense.
+    NaN where the solver fails, as it may for unphysical constants.
     """
 
     def one(substrate: jax.Array) -> jax.Array:
@@ -119,7 +118,7 @@ def absorbance(params: Params, times: jax.Array) -> jax.Array:
             args=(params, substrate),
             saveat=diffrax.SaveAt(ts=times),
             stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-10),
-            # Six parameters, 180 outputs: the gradient is cheaper forwards.
+            # Forward mode is cheaper for six parameters and 180 outputs.
             adjoint=diffrax.ForwardMode(),
             max_steps=500,
             throw=False,
@@ -134,7 +133,7 @@ def absorbance(params: Params, times: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The data, and what is to be minimized.
+    """The data and the residuals.
 
     Attributes:
       times: In seconds, shape (times,).
@@ -150,7 +149,7 @@ class Problem:
     def linearize(self) -> Callable[[Params], tuple[jax.Array, Params]]:
         """The residuals, and their derivatives by each parameter.
 
-        Compiled once for all optimizers: that takes longer than many of them run.
+        Compiled once for all optimizers, because that takes longer than most runs.
         """
 
         def residuals_twice(params: Params) -> tuple[jax.Array, jax.Array]:
@@ -159,7 +158,7 @@ class Problem:
 
         @jax.jit
         def linearize(params: Params) -> tuple[jax.Array, Params]:
-            # Forwards, as the solver is differentiated.
+            # Forward mode, like that of the solver.
             derivatives, residuals = jax.jacfwd(residuals_twice, has_aux=True)(params)
             return residuals, derivatives
 
@@ -217,7 +216,7 @@ class Comparison(NamedTuple):
 
     @property
     def best(self) -> list[example_io.Run]:
-        """One run for each method; of Adam's, that of the best rate."""
+        """One run for each method; Adam's is that of the best rate."""
         return [self.rprop, example_io.best_of(self.adam), self.lbfgs]
 
 
@@ -238,7 +237,7 @@ def compare(
     settings = (evaluate, start, evaluations)
     project = as_it_is if logarithms else within_bounds
     return Comparison(
-        # "irprop-" takes no update back: after a projection that would lead astray.
+        # "irprop-" undoes no update; after a projection the undo would be wrong.
         example_io.run_optax(
             "irprop-",
             rprop(max_step_size=MAX_STEP_SIZE, variant="irprop-"),
@@ -256,7 +255,7 @@ def compare(
 
 
 def run_least_squares(problem: Problem, evaluations: int) -> example_io.Run:
-    """SciPy's trust-region method for sums of squares, which sees all residuals."""
+    """SciPy's trust-region method for sums of squares, which uses all residuals."""
     start, unravel = ravel_pytree(constants("start"))
     name = "least_squares (SciPy)"
     losses, history = [], []
@@ -274,7 +273,7 @@ def run_least_squares(problem: Problem, evaluations: int) -> example_io.Run:
         least_squares(
             evaluate,
             np.asarray(start),
-            # A function is fine, though pyright reads that only strings are.
+            # SciPy accepts a function; its type stubs allow only strings.
             jac=lambda vector: problem.jacobian(unravel(jnp.asarray(vector))),  # type: ignore
             bounds=(np.asarray(ravel_pytree(lower_bounds())[0]), np.inf),
             x_scale="jac",
@@ -284,10 +283,10 @@ def run_least_squares(problem: Problem, evaluations: int) -> example_io.Run:
 
 
 def standard_errors(problem: Problem, params: Params) -> Params:
-    """Of the estimates, from the curvature that the known noise implies."""
+    """Of the estimates, from the curvature of the loss and the known noise."""
     _, unravel = ravel_pytree(params)
     jacobian = problem.jacobian(params)
-    # Scaled first: as they are, the matrix to invert has a condition of 1e17.
+    # Unscaled, the matrix to invert would have a condition number of 1e17.
     lengths = np.linalg.norm(jacobian, axis=0)
     scaled = jacobian / lengths
     variances = np.diag(np.linalg.inv(scaled.T @ scaled))
@@ -312,7 +311,7 @@ def plot(
     fit.set_title("Data (points) and the fit by irprop- (lines)")
     fit.legend(title="substrate")
 
-    for runs, style, form in ((plain, "-", "as they are"), (logs, "--", "logarithms")):
+    for runs, style, form in ((plain, "-", "plain"), (logs, "--", "logarithms")):
         for colour, run in zip(example_io.COLOURS, runs.best, strict=False):
             counts = np.arange(1, len(run.losses) + 1)
             loss.plot(
@@ -388,16 +387,16 @@ def main(arguments: list[str] | None = None) -> int:
     best = example_io.best_of([*plain.all, *logs.all, squares]).best_loss
     targets = {"within 1 %": 1.01 * best, "within 0.01 %": 1.0001 * best}
     print(
-        f"Half the mean squared residual; evaluations until so close to {best:.4f}, the"
-        " best.\n\nSix constants as they are, from 2e6 to -0.02"
+        "Half the mean squared residual, and evaluations until within a distance of"
+        f" the best, {best:.4f}\n\nSix constants from 2e6 to -0.02, without a transform"
     )
     example_io.print_comparison([*plain.all, squares], targets)
-    print("\nLogarithms of the five that are positive")
+    print("\nLogarithms of the five positive constants")
     example_io.print_comparison(logs.all, targets)
 
     estimates = plain.rprop.best_params
     errors = standard_errors(problem, estimates)
-    print("\nThe constants by irprop-, as they are")
+    print("\nThe constants by irprop-, without a transform")
     example_io.print_table(
         ["constant", "unit", "truth", "start", "estimate", "standard error"],
         [
@@ -417,7 +416,7 @@ def main(arguments: list[str] | None = None) -> int:
     problems = []
     if not plain.rprop.best_loss <= targets["within 1 %"]:
         problems.append(
-            f"irprop- came to a loss of {plain.rprop.best_loss:.4f}, more than 1 %"
+            f"irprop- reached a loss of {plain.rprop.best_loss:.4f}, more than 1 %"
             f" above the best, {best:.4f}. It may need more --evaluations."
         )
     problems += [

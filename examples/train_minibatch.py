@@ -1,9 +1,9 @@
 """Train a Flax NNX network on mini-batches with Rprop, and see plain Rprop stall.
 
-The data and the network are those of train_mlp.py. Every step sees a few rows only,
-so that the sign of most partial derivatives is noise. Mini-batch Rprop lets each
-parameter wait until the sum of what it saw has a sign beyond doubt; plain Rprop
-believes every sign. Neither has a learning rate to tune.
+The data and the network are those of train_mlp.py. Every step uses only a few rows, so
+most signs of the gradient are noise. Mini-batch Rprop updates a parameter only once a
+test is confident of the sign of its accumulated gradient; plain Rprop trusts every
+sign. Neither has a learning rate to tune.
 """
 
 import argparse
@@ -28,7 +28,7 @@ OPTIMIZERS = {
 
 
 class Record(NamedTuple):
-    """One epoch: what the picture and the table show."""
+    """The measurements of one epoch."""
 
     train_loss: Any
     validation_accuracy: Any
@@ -46,7 +46,7 @@ def train_step(model: MLP, optimizer: nnx.Optimizer, batch: Split) -> None:
 def observe(
     model: MLP, optimizer: nnx.Optimizer, train: Split, validation: Split
 ) -> Record:
-    """How the model stands, on all rows."""
+    """Score the model on all rows."""
     return Record(
         loss_and_accuracy(model, train)[0],
         loss_and_accuracy(model, validation)[1],
@@ -72,7 +72,7 @@ def fit(
     with tqdm(range(epochs), unit="epoch", desc=description) as progress:
         for _ in progress:
             order = rng.permutation(rows)
-            # The rows that do not fill a batch have their turn in another epoch.
+            # Rows that do not fill a batch are left out of this epoch.
             for start in range(0, rows - batch_size + 1, batch_size):
                 chosen = order[start : start + batch_size]
                 batch = Split(train.images[chosen], train.labels[chosen])
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"test accuracy {ours:.3f} is below --min-accuracy {options.min_accuracy}."
         )
     if ours <= plain:
-        problems.append(f"plain Rprop is as good, with {plain:.3f}: not expected here.")
+        problems.append(f"plain Rprop is unexpectedly as good, with {plain:.3f}.")
     return example_io.exit_status(problems)
 
 

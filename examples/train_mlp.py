@@ -1,11 +1,11 @@
 """Train a Flax NNX multilayer perceptron on handwritten digits with Rprop.
 
 The data are scikit-learn's 1,797 digits of 8 x 8 pixels, split into 60 % for
-training, 20 % for validation and 20 % for test. Every step uses the whole
-training set: Rprop wants gradients without noise. It does not slow down as the
-gradient fades and soon fits the training set perfectly, so training stops when
-the validation loss has not improved for a while, and the best parameters are
-kept.
+training, 20 % for validation and 20 % for test. Every step uses the full
+training set, because Rprop needs gradients without noise. It does not slow down
+as the gradient vanishes and soon fits the training set perfectly, so training
+stops when the validation loss has not improved for a while, and the best
+parameters are kept.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Split(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One epoch: what the picture and the table show."""
+    """The measurements of one epoch."""
 
     train_loss: jax.Array
     validation_loss: jax.Array
@@ -60,7 +60,7 @@ class MLP(nnx.Module):
 
 
 def divide(data: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide at random, with the classes in equal proportions in both parts."""
+    """Divide at random, with equal proportions of the classes in both parts."""
     parts = train_test_split(
         *data, train_size=fraction, stratify=data.labels, random_state=seed
     )
@@ -87,10 +87,10 @@ def loss_and_accuracy(model: MLP, data: Split) -> tuple[jax.Array, jax.Array]:
 def train_epoch(
     model: MLP, optimizer: nnx.Optimizer, train: Split, validation: Split
 ) -> Record:
-    """One full-batch step, and how the model stands before and after it."""
+    """One full-batch step, with the scores of the model before and after it."""
     gradient = nnx.value_and_grad(loss_and_accuracy, has_aux=True)
     (train_loss, _), grads = gradient(model, train)
-    # Only "irprop+" looks at the loss; the other variants ignore it.
+    # Only "irprop+" uses the loss; the other variants ignore it.
     optimizer.update(model, grads, value=train_loss)
     validation_loss, validation_accuracy = loss_and_accuracy(model, validation)
     return Record(
@@ -116,7 +116,7 @@ def fit(
       The model of the best epoch, that epoch, and a record of every epoch.
     """
     best_model, best_epoch = model, 0
-    # Flax counts the epochs beyond the first one without an improvement.
+    # Flax counts epochs after the first one without an improvement.
     stopping = EarlyStopping(patience=patience - 1)
     records = []
     with tqdm(total=epochs, unit="epoch", desc="training") as progress:
@@ -190,10 +190,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         "--variant",
         default="irprop-",
         choices=["rprop-", "rprop+", "irprop-", "irprop+"],
-        help="the rule",
+        help="the variant of Rprop",
     )
     parser.add_argument(
-        "--epochs", type=positive, default=300, help="train no longer than this"
+        "--epochs", type=positive, default=300, help="maximum number of epochs"
     )
     parser.add_argument(
         "--patience",

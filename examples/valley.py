@@ -1,7 +1,7 @@
 """What Rprop does: its path in a badly scaled valley, and two step sizes over time.
 
-Gradient descent has one rate for both coordinates, and the steeper one limits it. Rprop
-gives each its own step size, and looks only at the signs of the gradient.
+Gradient descent has one rate for both coordinates, limited by the steeper one. Rprop
+gives each coordinate its own step size and uses only the signs of the gradient.
 """
 
 import sys
@@ -21,14 +21,14 @@ START = jnp.array([-4.0, 0.35])
 
 
 def loss(point: jax.Array) -> jax.Array:
-    """A quadratic whose second coordinate is a hundred times as steep."""
+    """A quadratic whose second coordinate is 100 times as steep."""
     return 0.5 * (point[0] ** 2 + STEEPNESS * point[1] ** 2)
 
 
 def descend(
     optimizer: optax.GradientTransformationExtraArgs, steps: int
 ) -> tuple[np.ndarray, list[optax.OptState]]:
-    """The points, shape (steps + 1, 2), and the optimizer's states on the way."""
+    """The points, shape (steps + 1, 2), and the optimizer's states."""
     point, state = START, optimizer.init(START)
     points: list[Any] = [point]
     states = [state]
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     problems = []
     if not ends["Rprop"] < ends["gradient descent"]:
-        problems.append("Rprop should have the smaller loss; take more steps.")
+        problems.append("Rprop should have the smaller loss; use more steps.")
     return example_io.exit_status(problems)
 
 

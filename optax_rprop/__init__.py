@@ -1,4 +1,16 @@
-"""The Rprop family of optimizers as Optax gradient transformations."""
+"""The Rprop family of optimizers as Optax gradient transformations.
+
+- Optimizers: `rprop`; `scale_by_rprop`, the same without the final minus sign;
+  `minibatch_rprop`, for mini-batches; `in_eigenbasis`, for coupled parameters.
+- The sequential sign test inside `minibatch_rprop`: `resolve_signs`.
+- Inspection: `diagnostics`, `diagnostics_by_leaf`, `RpropDiagnostics`;
+  `get_rprop_state`, which also converts between layouts.
+- States: `RpropState`, `PackedRpropState`, `ByteRpropState` with its `Lattice`,
+  `EigenbasisState`, `ResolveSignsState`, `PackedResolveSignsState`.
+- Marks of the variants in states: `RpropMinus`, `IRpropMinus`, `RpropPlus`,
+  `IRpropPlus`.
+- Types for annotations: `Variant`, `StateLayout`.
+"""
 
 from optax_rprop._eigenbasis import in_eigenbasis
 from optax_rprop._eigenbasis.state import EigenbasisState

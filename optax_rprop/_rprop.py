@@ -309,9 +309,10 @@ def rprop(
       ``optax.adaptive_grad_clip``, momentum, weight decay or projections. Wrappers that
       skip bad steps break it, because they restore the state together with the
       parameters and evaluate the same point for ever: ``optax.apply_if_finite``,
-      ``optax.skip_not_finite`` and NumPyro's ``stable_update``. So do transformations
-      before Rprop that hide a NaN, such as ``optax.zero_nans``, and solvers that raise
-      an error: pass ``throw=False`` to Diffrax.
+      ``optax.skip_not_finite`` and NumPyro's ``stable_update``. So do
+      ``optax.MultiSteps``, whose sum keeps a NaN, transformations before Rprop that
+      hide a NaN, such as ``optax.zero_nans``, and solvers that raise an error: pass
+      ``throw=False`` to Diffrax.
 
       It has three limits. Undoing is exact up to rounding, so the point inside must be
       farther from the boundary than that: in float32 about 1e-7 of parameter and

@@ -1,8 +1,10 @@
-"""What README and CHANGELOG say of the package is true of it."""
+"""What README, CHANGELOG and the module say of the package is true of it."""
 
 import re
 import typing
 from pathlib import Path
+
+import pytest
 
 import optax_rprop
 from optax_rprop._layouts import LAYOUTS
@@ -11,12 +13,10 @@ from optax_rprop._rule import VARIANTS
 ROOT = Path(__file__).parents[1]
 
 
-def test_readme_lists_the_public_names():
+def test_module_lists_the_public_names():
     """All of them, and no other."""
-    section = (ROOT / "README.md").read_text().partition("## Public names\n")[2]
-    rows = re.findall(r"^\| (`.*?) \|", section.partition("\n## ")[0], re.M)
-    listed = re.findall(r"`(\w+)`", " ".join(rows))
-    assert sorted(listed) == sorted(optax_rprop.__all__)
+    listed = set(re.findall(r"`(\w+)`", optax_rprop.__doc__))
+    assert listed == set(optax_rprop.__all__)
 
 
 def test_changelog_has_the_version():
@@ -29,3 +29,27 @@ def test_each_name_of_an_option_is_one_of_the_table():
     """The types for users name what the tables hold."""
     assert typing.get_args(optax_rprop.Variant) == tuple(VARIANTS)
     assert typing.get_args(optax_rprop.StateLayout) == tuple(LAYOUTS)
+
+
+PAGES = [
+    path
+    for pattern in ("*.md", "examples/*.md", "benchmarks/**/*.md", ".github/*.md")
+    for path in ROOT.glob(pattern)
+]
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """Each link to a file or heading of this repository."""
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target

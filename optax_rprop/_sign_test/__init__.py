@@ -169,16 +169,17 @@ def resolve_signs(
             return weights
         mask = lean_mask(params) if callable(lean_mask) else lean_mask
         try:
-            leans = jax.tree.leaves(jax.tree.broadcast(mask, params))
+            # A prefix holds for all that is below it.
+            tree = jax.tree.map(
+                lambda leans, part: jax.tree.map(lambda _: leans, part), mask, params
+            )
         except ValueError as error:
             raise ValueError(
                 "lean_mask must be a tree of bools with the structure of the"
                 f" parameters, or a prefix of it, got {jax.tree.structure(mask)}."
             ) from error
-        return [
-            weight if leaf else None
-            for weight, leaf in zip(weights, leans, strict=True)
-        ]
+        pairs = zip(weights, jax.tree.leaves(tree), strict=True)
+        return [weight if leans else None for weight, leans in pairs]
 
     def update_fn(
         updates: optax.Updates,

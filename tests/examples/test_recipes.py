@@ -1,7 +1,7 @@
 """Everything a reader can copy from the Markdown files runs, as a reader runs it.
 
-One process for each file executes its Python blocks: not this one, whose strict
-promotion, eight devices and warnings made errors no reader has. Run as a script,
+One process per file executes its Python blocks: not this one, whose strict
+promotion, eight devices and warnings cause errors that no reader has. Run as a script,
 this module is that process.
 """
 
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     Attributes:
       shown: What it showed on the screen.
       failure: Where it failed, or None.
-      missing: Packages that it needs and that are not there: it was not executed.
+      missing: Packages that it needs and that are absent: it was not executed.
     """
 
     shown: str
@@ -77,7 +77,7 @@ def extra(name):
 
 
 def missing_extras():
-    """Packages that the extras of the examples ask for and that are not there."""
+    """Packages of the examples' extras that are absent."""
     missing = set()
     for requirement in extra("examples") + extra("libraries"):
         try:
@@ -105,13 +105,13 @@ def execute(file, namespaces):
     import jax
 
     outcomes = []
-    not_there = missing_extras()
+    absent = missing_extras()
     namespace = {}
     for line, source in python_blocks(Path(file).read_text()):
         if namespaces == "fresh" or not namespace:
             # Python shows warnings of deprecation to the main module alone.
             namespace = {"__name__": "__main__"}
-        if missing := imported(source) & not_there:
+        if missing := imported(source) & absent:
             outcomes.append(Outcome("", None, sorted(missing)))
             continue
         shown, failure = io.StringIO(), None
@@ -132,7 +132,7 @@ def execute(file, namespaces):
 
 
 def execute_elsewhere(file, namespaces, folder):
-    """`execute` in a process of its own, in an empty folder."""
+    """`execute` in a new process, in an empty folder."""
     results = folder / "outcomes.json"
     process = subprocess.run(
         # -P: the folder of the tests is not on the reader's path.
@@ -149,14 +149,17 @@ def execute_elsewhere(file, namespaces, folder):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.once if "LIBRARIES" in name else [])
-        for name in MARKDOWN
+        pytest.param("README.md", marks=pytest.mark.stack),
+        pytest.param("examples/README.md", marks=[pytest.mark.slow, pytest.mark.stack]),
+        pytest.param(
+            "examples/LIBRARIES.md", marks=[pytest.mark.slow, pytest.mark.once]
+        ),
     ],
 )
 def test_blocks_run(name, tmp_path):
     """Each ends without an error, and without a warning on the reader's screen.
 
-    One test a file: its blocks share a process, which is what takes the time.
+    One test per file, because its blocks share a process, whose start is slow.
     """
     outcomes = execute_elsewhere(ROOT / name, MARKDOWN[name], tmp_path)
     lines = [block.line for block in python_blocks((ROOT / name).read_text())]
@@ -185,13 +188,13 @@ def recipes(markdown):
     return dict(zip(titles_and_texts[::2], titles_and_texts[1::2], strict=True))
 
 
-@pytest.mark.parametrize("title", recipes(RECIPES) | recipes(LIBRARIES))
-def test_recipe_checks_itself(title):
+def test_recipes_check_themselves():
     """A recipe has a Python block, and each of its blocks ends in an assertion."""
-    blocks = python_blocks((recipes(RECIPES) | recipes(LIBRARIES))[title])
-    assert blocks
-    for block in blocks:
-        assert isinstance(ast.parse(block.source).body[-1], ast.Assert)
+    for title, text in (recipes(RECIPES) | recipes(LIBRARIES)).items():
+        blocks = python_blocks(text)
+        assert blocks, title
+        for block in blocks:
+            assert isinstance(ast.parse(block.source).body[-1], ast.Assert), title
 
 
 def test_table_lists_the_scripts():
@@ -210,16 +213,6 @@ def test_table_lists_the_libraries():
     for requirement in extra("libraries"):
         assert requirement.name.lower() in table
         assert IMPORT_NAMES.get(requirement.name, requirement.name) in used
-
-
-def test_links_between_recipes():
-    """A link to a heading leads to a recipe."""
-    headings = {"": recipes(LIBRARIES), "README.md": ["Recipes", *recipes(RECIPES)]}
-    for file, anchor in re.findall(r"\]\(([^)#]*)#([^)]*)\)", LIBRARIES):
-        assert anchor in {
-            re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-"))
-            for heading in headings[file]
-        }
 
 
 SAMPLE = """
@@ -256,6 +249,8 @@ import no_such_module
 """
 
 
+@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("namespaces", ["fresh", "shared"])
 def test_blocks_run_as_a_reader_runs_them(namespaces, tmp_path):
     """Failures and warnings show; settings of one block do not reach the next."""

@@ -1,6 +1,4 @@
-"""The science examples: small runs of the whole, and their parts."""
-
-import functools
+"""The science examples: small runs, whose exit status is the check, and parts."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,11 @@ import valley
 from scipy.integrate import solve_ivp
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.once,
+    pytest.mark.usefixtures("standard_promotion"),
+]
 SCRIPTS = {
     "gaussian_process": gaussian_process,
     "ensemble": ensemble,
@@ -26,38 +28,26 @@ SCRIPTS = {
     "valley": valley,
 }
 SMALL = {
-    "gaussian_process": "--rows 80 --evaluations 60 --first-steps 0.1 9 --adam-rates 1",
+    "gaussian_process": "--rows 80 --evaluations 60 --initial-step-sizes 0.1 9"
+    " --adam-rates 1",
     "ensemble": "--networks 8 --one-by-one 2 --epochs 40",
     "ode_fit": "--evaluations 110 --adam-rates 0.1",
     "valley": "--steps 20",
 }
-TABLES = {
-    "gaussian_process": ["optimizer", "prediction"],
-    "ensemble": ["median network", "one by one"],
-    "ode_fit": ["optimizer", "constant"],
-    "valley": ["optimizer", "Rprop"],
-}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_reports_and_draws(name, precision, monkeypatch, tmp_path, capsys):
-    """A small run passes its own check, prints its tables and saves its picture."""
+def test_small_run_passes_its_check(name, precision, monkeypatch, tmp_path, capsys):
+    """The exit status is 0, and the picture is in a new folder."""
     for constant, numbers in ode_fit.CONSTANTS.items():
-        # From nearer by, so that so few evaluations do.
+        # A nearer start, for which so few evaluations are enough.
         nearer = numbers._replace(start=0.95 * numbers.truth)
         monkeypatch.setitem(ode_fit.CONSTANTS, constant, nearer)
     folder = tmp_path / "new"
     status = SCRIPTS[name].main([*SMALL[name].split(), "--output-dir", str(folder)])
     said = capsys.readouterr()
     assert status == 0, said.out + said.err
-    lines = said.out.splitlines()
-    for start in TABLES[name]:
-        assert any(line.startswith(start) for line in lines), said.out
-    picture = folder / f"{name}.png"
-    assert f"Picture: {picture}" in lines
-    content = picture.read_bytes()
-    assert content.startswith(b"\x89PNG")
-    assert len(content) > 10_000
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_standing_still_fails(precision, monkeypatch, tmp_path, capsys):
@@ -75,9 +65,9 @@ def test_standing_still_fails(precision, monkeypatch, tmp_path, capsys):
     options = ["--rows", "20", "--output-dir", str(tmp_path)]
     assert gaussian_process.main(options) == 1
     message = capsys.readouterr().err
-    assert "first step 0.1 came from 30.00 to 30.00 nats, less than 90% of" in message
+    assert "size 0.1 got from 30.00 to 30.00 nats, less than 90% of" in message
     assert "It may need more --evaluations." in message
-    assert "irprop+, first step 10 never left the domain" in message
+    assert "irprop+, initial step size 10 never left the domain" in message
 
 
 def test_untrained_networks_fail(monkeypatch, tmp_path, capsys):
@@ -96,7 +86,7 @@ def test_untrained_networks_fail(monkeypatch, tmp_path, capsys):
     assert ensemble.main(options) == 1
     message = capsys.readouterr().err
     assert "of the chosen network is below --min-accuracy 0.9." in message
-    assert "networks trained together and alone do not agree" in message
+    assert "networks trained together and one by one do not agree" in message
 
 
 def test_wrong_constants_fail(x64, monkeypatch, tmp_path, capsys):
@@ -109,7 +99,7 @@ def test_wrong_constants_fail(x64, monkeypatch, tmp_path, capsys):
         lbfgs = run("L-BFGS-B", "truth", 0.5)
         return ode_fit.Comparison(run("irprop-", "start", 9.0), [lbfgs], lbfgs)
 
-    # What costs seconds to compile is tested below.
+    # Compiling the real ones takes seconds.
     monkeypatch.setattr(ode_fit, "compare", compare)
     squares = run("least_squares", "truth", 0.5)
     errors = jax.tree.map(lambda number: abs(number) / 100, ode_fit.constants("truth"))
@@ -119,7 +109,7 @@ def test_wrong_constants_fail(x64, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ode_fit, "plot", lambda *_: None)
     assert ode_fit.main(["--output-dir", str(tmp_path)]) == 1
     message = capsys.readouterr().err
-    assert "irprop- came to a loss of 9.0000, more than 1 % above the best" in message
+    assert "irprop- reached a loss of 9.0000, more than 1 % above the best" in message
     assert "k_on is 1e+05, more than 4 standard errors" in message
 
 
@@ -129,7 +119,7 @@ def test_wrong_constants_fail(x64, monkeypatch, tmp_path, capsys):
     [
         (["--seed", "-1"], "--seed: must not be negative, got -1"),
         (["--seed", "x"], "--seed: invalid int value: 'x'"),
-        (["--output-dir", __file__], "--output-dir: cannot make the folder"),
+        (["--output-dir", __file__], "--output-dir: cannot create the folder"),
         (["--learning-rate", "1"], "unrecognized arguments: --learning-rate"),
     ],
 )
@@ -146,7 +136,7 @@ def test_refuses_bad_options(name, options, message, capsys):
     [
         ("gaussian_process", ["--rows", "440"], "--rows: must lie between 20 and 422"),
         ("gaussian_process", ["--evaluations", "0"], "must be at least 1, got 0"),
-        ("gaussian_process", ["--first-steps", "-1"], "must be positive and finite"),
+        ("gaussian_process", ["--initial-step-sizes", "-1"], "must be positive"),
         ("gaussian_process", ["--adam-rates", "nan"], "must be positive and finite"),
         ("ode_fit", ["--adam-rates", "inf"], "must be positive and finite, got inf"),
         ("ode_fit", ["--adam-rates"], "expected at least one argument"),
@@ -282,30 +272,6 @@ def test_negative_noise_fails_the_factor(x64):
     assert jnp.isnan(grads["noise_variance"])
 
 
-def test_networks_are_independent():
-    """Trained together, each ends as it does alone; the best epoch is the one kept."""
-    splits = ensemble.load_splits(seed=0)
-    keys = jax.random.split(jax.random.key(1), 3)
-    params = jax.vmap(lambda key: ensemble.initial_params(key, 4))(keys)
-
-    def train(params, together):
-        settings = {"together": together, "epochs": 30, "on_epoch": lambda: None}
-        return jax.jit(functools.partial(ensemble.train, **settings))(params, splits)
-
-    together = train(params, True)
-    alone = train(jax.tree.map(lambda leaf: leaf[1], params), False)
-    assert together.validation_losses.shape == (3, 30)
-    np.testing.assert_allclose(
-        together.validation_losses[1], alone.validation_losses, rtol=1e-3
-    )
-    np.testing.assert_array_equal(
-        together.validation_loss, together.validation_losses.min(axis=1)
-    )
-    assert len({float(loss) for loss in together.validation_loss}) == 3
-    kept = ensemble.cross_entropy(alone.params, splits.validation)
-    assert float(kept) == pytest.approx(float(alone.validation_loss), rel=1e-5)
-
-
 def test_scores_by_hand():
     """Accuracy and cross-entropy of two networks on two rows."""
     probabilities = jnp.full((2, 2, 10), 0.05).at[:, :, 3].set(0.55)
@@ -319,7 +285,7 @@ def test_scores_by_hand():
 def test_absorbance_equals_scipy(x64):
     """Another solver, in tight tolerances, gives the same curves."""
     truth = {name: c.truth for name, c in ode_fit.CONSTANTS.items()}
-    times = np.logspace(-3.5, 2.0, 12)
+    times = np.logspace(-3.5, 2.0, 45)  # As many as the script has: compiled once.
     actual = ode_fit.absorbance(ode_fit.constants("truth"), jnp.asarray(times))
     for row, substrate in zip(actual, ode_fit.SUBSTRATE, strict=True):
 

@@ -5,14 +5,17 @@ import pytest
 pytest.importorskip("flax", minversion="0.12", reason="needs the current Flax NNX API")
 import train_mlp
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.once,
+    pytest.mark.usefixtures("standard_promotion"),
+]
 SMALL = ["--epochs", "25", "--patience", "25", "--hidden-units", "16"]
 
 
-@pytest.mark.parametrize("variant", ["irprop-", "irprop+"])
-def test_learns_the_digits(variant, tmp_path, capsys):
+def test_learns_the_digits(tmp_path, capsys):
     """Reports three splits of the 1,797 rows and draws its picture."""
-    options = ["--variant", variant, "--output-dir", str(tmp_path / "new")]
+    options = ["--variant", "irprop+", "--output-dir", str(tmp_path / "new")]
     assert train_mlp.main([*SMALL, *options, "--min-accuracy", "0.85"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     table = {row[0]: row[1:] for row in rows if len(row) == 4 and row[0] != "rows"}
@@ -40,7 +43,7 @@ def test_keeps_the_best_model_and_stops():
 
 
 def test_fails_below_the_accuracy_asked_for(monkeypatch, tmp_path, capsys):
-    """The check of the result can fail, and says so."""
+    """The check of the result can fail, and reports it."""
     monkeypatch.setattr(train_mlp, "fit", lambda model, *_, **__: (model, 0, []))
     monkeypatch.setattr(train_mlp, "plot", lambda *_: None)
     assert train_mlp.main(["--output-dir", str(tmp_path)]) == 1

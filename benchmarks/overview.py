@@ -1,0 +1,27 @@
+"""The results of all topics in one list, for the README of the project."""
+
+from benchmarks.common import tables
+from benchmarks.eigenbasis import report as eigenbasis
+from benchmarks.full_batch import report as full_batch
+from benchmarks.minibatch import report as minibatch
+from benchmarks.proben1 import report as proben1
+from benchmarks.speed import report as speed
+
+
+def show() -> None:
+    """One line a question: the answer, and where its tables are."""
+    lines = [
+        ("Initial step size", full_batch.headline_insensitivity(), "full_batch"),
+        ("Nothing tuned", full_batch.headline_baselines(), "full_batch"),
+        ("Coupled parameters", eigenbasis.headline(), "eigenbasis"),
+        ("Mini-batches", minibatch.headline(), "minibatch"),
+        ("One step, two CPU cores", speed.headline(), "speed"),
+        ("One step, H100", speed.headline(speed.H100), "speed"),
+        ("Published tables", proben1.headline(), "proben1"),
+    ]
+    tables.show(
+        "\n".join(
+            f"- **{topic}.** {answer} [All tables](benchmarks/{folder}/README.md)."
+            for topic, answer, folder in lines
+        )
+    )
