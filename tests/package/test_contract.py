@@ -153,6 +153,7 @@ def test_dtypes_of_what_a_byte_and_a_sign_are_in(x64):
     assert byte.prev_value.dtype == "float64"
 
 
+@pytest.mark.slow
 def test_loss_of_any_dtype_says_the_same(x64):
     """Small integers are losses that every dtype holds exactly."""
     params, grads, values = two_leaves()
@@ -410,6 +411,7 @@ def test_injected_hyperparameters_change_nothing(options):
     assert_identical(run(*two_leaves()), plain_run(**options))
 
 
+@pytest.mark.slow
 def test_injected_into_low_precision():
     """Optax rounds them to the parameters' dtype, unless it is told another."""
     params, grads, values = two_leaves()
@@ -470,6 +472,7 @@ def test_chain_and_named_chain():
     assert_identical(updates, jax.tree.map(lambda leaf: leaf * 0.25, plain_updates))
 
 
+@pytest.mark.slow
 def test_masked():
     """Leaves behind the mask get their raw gradients, and have no state."""
     optimizer = optax.masked(build(WRAPPED), {"a": True, "b": False})
@@ -482,6 +485,7 @@ def test_masked():
     assert_identical(state.step_sizes["a"], plain_state.step_sizes["a"])
 
 
+@pytest.mark.slow
 def test_two_groups_of_rprop():
     """Two states in one: neither disturbs the other."""
     groups = {"fine": build(WRAPPED), "coarse": rprop(4.0, **WRAPPED)}
@@ -498,6 +502,7 @@ def test_two_groups_of_rprop():
         assert_identical(updates["b"], 8.0 * expected["b"])
 
 
+@pytest.mark.slow
 def test_multi_steps():
     """Gradients are averaged over a window, at whose end one step is made."""
     params, grads, values = two_leaves()
@@ -517,6 +522,7 @@ def test_multi_steps():
     assert not any(np.any(leaf[::2]) for leaf in jax.tree.leaves(updates))
 
 
+@pytest.mark.slow
 def test_apply_if_finite():
     """A step that the wrapper rejects leaves no trace in the state."""
     params, grads, values = two_leaves()
@@ -537,6 +543,7 @@ def test_apply_if_finite():
     assert_identical(jax.tree.map(lambda leaf: leaf[::2], updates), plain_updates)
 
 
+@pytest.mark.slow
 def test_schedule_free():
     """The base optimizer sees every gradient; without averaging it is alone."""
     params, grads, values = two_leaves()
@@ -553,6 +560,7 @@ def test_schedule_free():
     assert_identical(first, plain_first)
 
 
+@pytest.mark.slow
 def test_complex_parameters():
     """Real and imaginary parts are coordinates of their own."""
     params, grads, values = two_leaves()

@@ -348,6 +348,7 @@ def test_trees_of_any_kind(tree):
         assert_identical(updates, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.stack
 @each_precision
 def test_sharding_is_kept(statistics_dtype, cpu_devices):
@@ -378,6 +379,7 @@ def test_sharding_is_kept(statistics_dtype, cpu_devices):
         assert leaf.sharding.is_equivalent_to(sharding, 1)
 
 
+@pytest.mark.once
 def test_arguments_may_be_traced():
     """Under `inject_hyperparams`, and one setting per model under vmap."""
     grads = noisy_gradients().astype(np.float32)
