@@ -1,4 +1,4 @@
-"""What several test modules share: ways to run an optimizer, and hard input."""
+"""What several test modules share: settings, and ways to run an optimizer."""
 
 import functools
 import typing
@@ -9,15 +9,15 @@ import jax
 import numpy as np
 import optax
 import pytest
-from hypothesis import strategies
-from hypothesis.extra import numpy as arrays
 
 import optax_rprop
 
 VARIANTS = typing.get_args(optax_rprop.Variant)
 LAYOUTS = typing.get_args(optax_rprop.StateLayout)
+UNDOING = ("rprop+", "irprop+")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 # Bounds that a dozen steps reach, and not the defaults, so that a forgotten one
-# shows. All are powers of two, so that every layout holds them exactly.
+# shows. All are powers of two, so that nothing is rounded.
 SETTINGS = {
     "learning_rate": 0.25,
     "eta_minus": 0.25,
@@ -25,7 +25,6 @@ SETTINGS = {
     "min_step_size": 0.03125,
     "max_step_size": 1.0,
 }
-STEPS, SIZE = 12, 4
 
 # The same examples at every run, and nothing written to disk.
 property_test = hypothesis.settings(
@@ -56,35 +55,18 @@ def injected(*args, hyperparam_dtype=None, **options):
     return factory(*args, **for_layout(options))
 
 
-CONFIGURATIONS = [
-    {"variant": variant, "state_layout": state_layout}
-    for variant in VARIANTS
-    for state_layout in LAYOUTS
-]
-# Each variant but one and each layout. The others run in CI.
+# Each layout and each variant but one. That all layouts hold all variants alike is
+# shown by `test_layouts.py`.
 REPRESENTATIVE = [
     {"variant": "irprop-", "state_layout": "split"},
     {"variant": "rprop+", "state_layout": "packed"},
     {"variant": "irprop+", "state_layout": "byte"},
 ]
-
-
-def name_of(options):
-    """The name of a configuration in a test's."""
-    return "-".join(options.values())
-
-
-def configuration(options, *more):
-    """A parameter set of a configuration and what else varies, with name and mark."""
-    marks = [] if options in REPRESENTATIVE else pytest.mark.once
-    return pytest.param(
-        options, *more, id="-".join([name_of(options), *more]), marks=marks
-    )
-
-
 each_configuration = pytest.mark.parametrize(
-    "options", [configuration(options) for options in CONFIGURATIONS]
+    "options", REPRESENTATIVE, ids=lambda options: "-".join(options.values())
 )
+each_layout = pytest.mark.parametrize("state_layout", LAYOUTS)
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 class Steps(NamedTuple):
@@ -92,7 +74,7 @@ class Steps(NamedTuple):
 
     updates: jax.Array
     step_sizes: jax.Array
-    signs: jax.Array
+    codes: jax.Array
 
 
 def play(optimizer, grads, values):
@@ -110,7 +92,7 @@ def play(optimizer, grads, values):
 
 @functools.cache
 def player(**options):
-    """`play` with `SETTINGS` and these, compiled once for all examples of a law."""
+    """`play` with `SETTINGS` and these, compiled once for all that use it."""
     return jax.jit(functools.partial(play, rprop(**SETTINGS | options)))
 
 
@@ -130,33 +112,3 @@ def descend(optimizer, loss, start, steps):
 def assert_identical(actual, expected):
     """Two trees are equal bit for bit, but for the sign of 0."""
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-
-def floats(low, high):
-    """Numbers of either sign, between two magnitudes, or 0."""
-    magnitudes = strategies.floats(low, high, width=32)
-    return strategies.one_of(
-        magnitudes, magnitudes.map(lambda number: -number), strategies.just(0.0)
-    )
-
-
-# XLA takes subnormal numbers for 0 on CPU, whoever compares them.
-bad_floats = strategies.floats(width=32, allow_subnormal=False)
-
-
-def gradients(elements, size=SIZE):
-    """Stacked gradients, float32."""
-    return arrays.arrays(np.float32, (STEPS, size), elements=elements)
-
-
-def losses(elements):
-    """As many losses as there are steps, float32."""
-    return arrays.arrays(np.float32, (STEPS,), elements=elements)
-
-
-# Small integers, so that a loss also stays, and comes back to an earlier one.
-few_losses = strategies.integers(-4, 4).map(float)
-any_gradients = gradients(strategies.one_of(floats(2**-30, 2**30), bad_floats))
-any_losses = losses(strategies.one_of(few_losses, bad_floats))
-finite_gradients = gradients(floats(2**-30, 2**30))
-finite_losses = losses(few_losses)

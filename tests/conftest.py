@@ -22,41 +22,11 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-# By default, the rules are tested in every layout, and all else in the default one.
-IN_EVERY_LAYOUT = {"test_rules.py"}
-LEFT_TO_CI = {
-    "test_devices.py",
-    "test_diagnostics.py",
-    "test_eigenbasis.py",
-    "test_minibatch_rprop.py",
-    "test_performance.py",
-}
-ONCE = {
-    "test_examples.py",
-    "test_mutations.py",
-    "test_rivals.py",
-    "test_science_examples.py",
-    "test_train_minibatch.py",
-}
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks what is left out by default, and what one stack is enough for."""
+    """Marks the examples in docstrings, which cannot do so themselves."""
     for item in items:
-        folder, name = item.path.parent.name, item.path.name
-        layout = getattr(item, "callspec", None) and item.callspec.params.get(
-            "state_layout"
-        )
-        repeats = layout not in (None, "split") and name not in IN_EVERY_LAYOUT
-        if repeats or name in ONCE or folder == "benchmarks":
-            item.add_marker(pytest.mark.once)
-        if (
-            item.get_closest_marker("once")
-            or folder == "examples"
-            or name in LEFT_TO_CI
-        ):
-            item.add_marker(pytest.mark.slow)
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.stack)
 
 
 @pytest.fixture
@@ -70,7 +40,7 @@ def cpu_devices():
 
 @pytest.fixture
 def precision():
-    """Takes back the precision that a script sets."""
+    """Restores the precision that a script sets."""
     yield
     jax.config.update("jax_enable_x64", False)
 

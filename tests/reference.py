@@ -13,7 +13,7 @@ import math
 class Coordinate:
     """One coordinate's memory between two steps.
 
-    `reduced_from` is the step size before an update that was taken back reduced it;
+    `reduced_from` is the step size before an update that was undone reduced it;
     None where the last update was none of these.
     """
 
@@ -33,7 +33,7 @@ def sign(number):
 
 
 def rprop_minus(c, grad, rose, h):
-    """Riedmiller 1994: a changed sign shortens the step, which is then taken."""
+    """Riedmiller 1994: a changed sign shortens the step, which is then made."""
     if sign(grad) == sign(c.prev_grad) != 0:
         c.step_size = min(c.step_size * h.eta_plus, h.max_step_size)
     elif sign(grad) == -sign(c.prev_grad) != 0:
@@ -55,7 +55,7 @@ def irprop_minus(c, grad, rose, h):
     return c.prev_update
 
 
-def take_back(c, h):
+def undo(c, h):
     """Undo the last update, whatever it was; an update only costs length once."""
     if c.prev_update == 0:
         c.reduced_from = None
@@ -68,12 +68,12 @@ def take_back(c, h):
 
 
 def rprop_plus(c, grad, rose, h):
-    """Riedmiller and Braun 1993: a changed sign takes the last update back.
+    """Riedmiller and Braun 1993: a changed sign undoes the last update.
 
     A NaN is a point where the function has no value: back to where it had one.
     """
     if math.isnan(grad) or sign(grad) == -sign(c.prev_grad) != 0:
-        return take_back(c, h)
+        return undo(c, h)
     c.reduced_from = None
     if sign(grad) == sign(c.prev_grad) != 0:
         c.step_size = min(c.step_size * h.eta_plus, h.max_step_size)
@@ -83,12 +83,19 @@ def rprop_plus(c, grad, rose, h):
 
 
 def irprop_plus(c, grad, rose, h):
-    """Igel and Huesken 2003: takes it back only if the loss rose."""
+    """Igel and Huesken 2003: undoes it only if the loss rose."""
     changed = sign(grad) == -sign(c.prev_grad) != 0
     if rose and (changed or (math.isnan(grad) and c.prev_grad != 0)):
-        return take_back(c, h)
+        return undo(c, h)
     c.reduced_from = None
     return irprop_minus(c, grad, rose, h)
+
+
+def skip(c):
+    """As if the step had not been made, but that an undone update is done with."""
+    if c.reduced_from is not None:
+        c.reduced_from, c.prev_update = None, 0.0
+    return 0.0
 
 
 RULES = {
@@ -111,6 +118,7 @@ class Rprop:
         eta_plus=1.2,
         min_step_size=1e-6,
         max_step_size=50.0,
+        skip_zero_grads=False,
     ):
         self.rule = RULES[variant]
         self.watches_loss = variant == "irprop+"
@@ -118,6 +126,7 @@ class Rprop:
         self.eta_plus = eta_plus
         self.min_step_size = min_step_size
         self.max_step_size = max_step_size
+        self.skip_zero_grads = skip_zero_grads
         self.prev_value = math.inf
         self.coordinates = [Coordinate(learning_rate) for _ in range(size)]
 
@@ -127,12 +136,14 @@ class Rprop:
         if self.watches_loss:
             outside = math.isnan(value) or value == math.inf
             if outside and self.prev_value < math.inf:
-                return [take_back(c, self) for c in self.coordinates]
+                return [undo(c, self) for c in self.coordinates]
             rose = not outside and value > self.prev_value
             if math.isfinite(value):
                 self.prev_value = value
         return [
-            self.rule(c, grad, rose, self)
+            skip(c)
+            if self.skip_zero_grads and grad == 0
+            else self.rule(c, grad, rose, self)
             for c, grad in zip(self.coordinates, grads, strict=True)
         ]
 
@@ -147,3 +158,13 @@ class Rprop:
     @property
     def prev_grad_signs(self):
         return [sign(c.prev_grad) for c in self.coordinates]
+
+    @property
+    def codes(self):
+        """The same signs, and twice the sign of an update that was just undone."""
+        return [
+            sign(c.prev_grad)
+            if c.reduced_from is None
+            else int(math.copysign(2, c.prev_update))
+            for c in self.coordinates
+        ]

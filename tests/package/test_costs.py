@@ -13,13 +13,17 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from checks import LAYOUTS, VARIANTS, rprop
+from checks import LAYOUTS, each_layout, rprop
 
 from optax_rprop import minibatch_rprop, resolve_signs
 
-pytestmark = pytest.mark.skipif(
-    jax.default_backend() != "cpu", reason="other backends fuse in another way"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.stack,
+    pytest.mark.skipif(
+        jax.default_backend() != "cpu", reason="other backends fuse in another way"
+    ),
+]
 
 SIZE = 1_000_000
 # Rounds off scalars, such as the loss of irprop+.
@@ -80,19 +84,16 @@ def assert_within(actual, limit):
     [
         ("split", "irprop-", False, Cost(36, 0, 3, 0)),
         ("split", "irprop-", True, Cost(40, 0, 3, 0)),
-        ("split", "rprop-", False, Cost(36, 0, 3, 0)),
         ("split", "rprop+", False, Cost(36, 0, 3, 0)),
         ("split", "irprop+", False, Cost(36, 0, 4, 1)),
         ("split", "irprop+", True, Cost(40, 0, 4, 1)),
         ("packed", "irprop-", False, Cost(24, 0, 2, 0)),
         ("packed", "irprop-", True, Cost(28, 0, 2, 0)),
-        ("packed", "rprop-", False, Cost(24, 0, 2, 0)),
         ("packed", "rprop+", False, Cost(24, 0, 2, 0)),
         ("packed", "irprop+", False, Cost(24, 0, 3, 1)),
         ("packed", "irprop+", True, Cost(28, 0, 3, 1)),
         ("byte", "irprop-", False, Cost(15, 0, 4, 0)),
         ("byte", "irprop-", True, Cost(19, 0, 4, 0)),
-        ("byte", "rprop-", False, Cost(15, 0, 4, 0)),
         ("byte", "rprop+", False, Cost(15, 0, 4, 0)),
         ("byte", "irprop+", False, Cost(15, 0, 5, 1)),
         ("byte", "irprop+", True, Cost(19, 0, 5, 1)),
@@ -137,17 +138,24 @@ def test_cost_of_a_sign_test(state_layout, statistics_dtype, lean, limit):
     assert_within(cost(optimizer), limit)
 
 
-@pytest.mark.parametrize("statistics_dtype", [None, "bfloat16"])
-def test_sign_test_is_made_in_place(statistics_dtype):
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        *(rprop(variant="irprop+", state_layout=name) for name in LAYOUTS),
+        minibatch_rprop(),
+        minibatch_rprop(statistics_dtype="bfloat16"),
+    ],
+    ids=[*LAYOUTS, "minibatch", "minibatch bfloat16"],
+)
+def test_step_is_made_in_place(optimizer):
     """Every donated byte of parameters and state becomes one of the result."""
     params = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
-    optimizer = minibatch_rprop(statistics_dtype=statistics_dtype)
     state = jax.eval_shape(optimizer.init, params)
     memory = compile_step(optimizer, params).memory_analysis()
     assert memory.alias_size_in_bytes == nbytes((params, state))
 
 
-@pytest.mark.parametrize("state_layout", LAYOUTS)
+@each_layout
 def test_cheaper_than_its_peers(state_layout):
     """Fewer bytes and no more fusions than Adam and Optax's own Rprop."""
     ours = cost(rprop(state_layout=state_layout))
@@ -156,11 +164,12 @@ def test_cheaper_than_its_peers(state_layout):
         with jax.numpy_dtype_promotion("standard"):
             theirs = cost(peer)
         assert ours.bytes_accessed < theirs.bytes_accessed
+        assert nbytes(jax.eval_shape(peer.init, jnp.zeros(SIZE))) >= 8 * SIZE
         if state_layout != "byte":  # Its bounds are fusions of scalars.
             assert ours.fusions <= theirs.fusions
 
 
-@pytest.mark.parametrize("state_layout", LAYOUTS)
+@each_layout
 def test_cost_grows_with_the_leaves_alone(state_layout):
     """Many leaves cost what the single leaves cost; nothing is gathered."""
     optimizer = rprop(state_layout=state_layout)
@@ -170,24 +179,16 @@ def test_cost_grows_with_the_leaves_alone(state_layout):
     assert many.copies <= 20 * one.copies
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("state_layout", LAYOUTS)
-def test_step_is_made_in_place(state_layout, variant):
-    """Every donated byte of parameters and state becomes one of the result."""
-    params = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
-    optimizer = rprop(variant=variant, state_layout=state_layout)
-    state = jax.eval_shape(optimizer.init, params)
-    memory = compile_step(optimizer, params).memory_analysis()
-    assert memory.alias_size_in_bytes == nbytes((params, state))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["irprop-", "irprop+"])
 @pytest.mark.parametrize(
     ("dtype", "split_bytes", "packed_bytes"),
     [("float16", 5, 4), ("bfloat16", 5, 4), ("float32", 5, 4), ("float64", 9, 8)],
 )
 def test_state_bytes_per_parameter(x64, variant, dtype, split_bytes, packed_bytes):
-    """A step size and an int8, or the one float or byte that holds both."""
+    """A step size and an int8, or the one float or byte that holds both.
+
+    The loss of irprop+ is one number more.
+    """
     params = jax.ShapeDtypeStruct((SIZE,), jnp.dtype(dtype))
     bytes_of = {"split": split_bytes, "packed": packed_bytes, "byte": 1}
     for state_layout, expected in bytes_of.items():
@@ -195,19 +196,3 @@ def test_state_bytes_per_parameter(x64, variant, dtype, split_bytes, packed_byte
         state = jax.eval_shape(optimizer.init, params)
         # Beside scalars.
         assert expected * SIZE <= nbytes(state) <= expected * SIZE + 100
-
-
-@pytest.mark.parametrize("state_layout", LAYOUTS)
-def test_the_loss_costs_one_number(state_layout):
-    """The state of irprop+ is that of the others and one scalar."""
-    params = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
-    without, with_loss = (
-        nbytes(
-            jax.eval_shape(
-                rprop(variant=variant, state_layout=state_layout).init,
-                params,
-            )
-        )
-        for variant in ("rprop+", "irprop+")
-    )
-    assert with_loss == without + 4

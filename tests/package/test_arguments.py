@@ -1,0 +1,429 @@
+"""Every wrong argument is refused in words that help; every right one is used."""
+
+import decimal
+import fractions
+import functools
+import inspect
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from checks import LAYOUTS, VARIANTS, assert_identical, each_layout, play, rprop
+
+import optax_rprop
+
+NUMBERS = ("learning_rate", "eta_minus", "eta_plus", "min_step_size", "max_step_size")
+NAMES = list(VARIANTS)
+
+
+def refused(error, *words):
+    """Expects an error whose message contains all of the words."""
+    return pytest.raises(
+        error, match="(?s)" + "".join(f"(?=.*{re.escape(word)})" for word in words)
+    )
+
+
+def rows(error, *table):
+    """Parameter sets: what is wrong, the error, and words of its message."""
+    return [
+        pytest.param(wrong, error, words, id=re.sub(r" at 0x.*", "", repr(wrong))[:30])
+        for wrong, *words in table
+    ]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    rows(
+        TypeError,
+        ("0.1", "real number", "'0.1'"),
+        (None, "real number", "None"),
+        (True, "real number", "True"),
+        (np.True_, "real number", "True"),
+        (np.array(True), "real number", "True"),
+        (1j, "real number", "1j"),
+        ([0.1], "real number", "[0.1]"),
+        (decimal.Decimal("0.1"), "real number", "0.1"),
+        (fractions.Fraction(1, 2), "real number", "Fraction(1, 2)"),
+        (jnp.array(True), "real number", "bool"),
+        (jnp.array(1j), "real number", "complex64"),
+    )
+    + rows(
+        ValueError,
+        (np.array([0.1, 0.2]), "scalar", "(2,)", "optax.partition"),
+        (jnp.array([0.1, 0.2]), "scalar", "(2,)", "optax.partition"),
+        (float("nan"), "finite", "nan"),
+        (float("inf"), "finite", "inf"),
+        (-float("inf"), "finite", "-inf"),
+        (np.float32("nan"), "finite", "nan"),
+        (np.array(np.inf), "finite", "inf"),
+        (1e39, "finite in float32", "1e+39"),
+        (10**400, "finite in float32"),
+    ),
+)
+def test_no_number(name, number, error, words):
+    """Each hyper-parameter is a finite real number; the message names it."""
+    with refused(error, name, *words):
+        optax_rprop.rprop(**{name: number})
+
+
+PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    rows(
+        TypeError,
+        ({"learning_rate": lambda step: 0.1}, "read only once", "scale_by_schedule"),
+        (
+            {"max_step_size": optax.constant_schedule(1.0)},
+            "inject_hyperparams(rprop)(max_step_size=schedule)",
+        ),
+        ({"skip_zero_grads": 1}, "True or False", "1"),
+        ({"skip_zero_grads": None}, "True or False", "None"),
+        ({"eta_plus": jnp.asarray(2.0)} | BYTE, "Python numbers", "static_args"),
+    )
+    + rows(
+        ValueError,
+        ({"eta_minus": 0.0}, "(0, 1)", "got 0.0"),
+        ({"eta_minus": 1.0}, "(0, 1)", "got 1.0"),
+        ({"eta_minus": 1.5}, "(0, 1)", "got 1.5"),
+        ({"eta_minus": -0.5}, "(0, 1)", "got -0.5"),
+        ({"eta_plus": 1}, "greater than 1", "got 1"),
+        ({"eta_plus": 0.5}, "greater than 1", "got 0.5"),
+        ({"min_step_size": -1e-9}, "not be negative", "got -1e-09"),
+        ({"learning_rate": 0.0, "min_step_size": 0.0}, "positive", "got 0.0"),
+        ({"learning_rate": -0.1}, "positive", "-0.1"),
+        (
+            {"learning_rate": 1e-46, "min_step_size": 0.0},
+            "positive in float32",
+            "1e-46",
+        ),
+        (
+            {"min_step_size": 2.0, "max_step_size": 1.0},
+            "not exceed max_step_size",
+            "2.0 > 1.0",
+        ),
+        ({"learning_rate": 1e-7}, "less than min_step_size=1e-06", "1e-07", "Raise it"),
+        ({"learning_rate": 51.0}, "exceed max_step_size=50.0", "51.0", "Lower it"),
+        ({"variant": "rprop"}, *NAMES, "got 'rprop'"),
+        ({"variant": "IRPROP-"}, *NAMES, "got 'IRPROP-'"),
+        ({"variant": None}, *NAMES, "got None"),
+        ({"variant": ["rprop-"]}, *NAMES, "got ['rprop-']"),
+        ({"state_layout": "dense"}, "'split', 'packed', 'byte'", "got 'dense'"),
+        ({"state_layout": {}}, "got {}"),
+        ({"min_step_size": 1e-13} | PACKED, "at least 2**-42", "1e-13", '"split"'),
+        ({"min_step_size": 0} | PACKED, "at least 2**-42", "got 0", '"split"'),
+        ({"max_step_size": 2**42} | PACKED, "less than 2**42", "439804", '"split"'),
+        # In float32 this is 2**42.
+        ({"max_step_size": 2**42 - 1} | PACKED, "less than 2**42", "439804"),
+        ({"eta_plus": 1.2} | BYTE, "0.5 and 1.2", "eta_plus=0.5**-(1/3)", "about 1.26"),
+        # With fewer levels, the nearest that fits is farther off.
+        (
+            {"eta_plus": 1.2, "variant": "irprop+"} | BYTE,
+            "eta_plus=0.5**-(1/2)",
+            "about 1.414",
+        ),
+        ({"eta_plus": 1.26} | BYTE, "0.5 and 1.26", "0.5**-(1/3)"),
+    ),
+)
+def test_wrong_option(options, error, words):
+    """The message names the option, what was expected, and what came."""
+    with refused(error, next(iter(options)), *words):
+        optax_rprop.rprop(**options)
+
+
+def test_positional_arguments_are_those_of_optax():
+    """A drop-in replacement: same names, same order; all else is a keyword."""
+    names = list(inspect.signature(optax.rprop).parameters)
+    for factory in (
+        optax_rprop.rprop,
+        optax_rprop.scale_by_rprop,
+        optax_rprop.minibatch_rprop,
+    ):
+        parameters = inspect.signature(factory).parameters.values()
+        assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == names
+
+
+@pytest.mark.parametrize(
+    ("leaf", "error", "words"),
+    rows(
+        TypeError,
+        (np.array([1, 2]), "int", "optax.partition"),
+        (jnp.array([True]), "bool", "optax.partition"),
+        (jnp.array([1j]), "complex64", "split_real_and_imag"),
+        (3, "int", "optax.set_to_zero"),
+        (1j, "complex", "split_real_and_imaginary"),
+        (jax.random.key(0), "key<fry>"),
+        ("float32", "'float32'"),
+        ("weight", "'weight'"),
+        (jnp.float32, "float32"),
+        (jnp.tanh, "tanh"),
+        (np.array(["weight"]), "<U6"),
+        (np.array([None]), "object"),
+    ),
+)
+def test_leaf_of_wrong_type(leaf, error, words):
+    """`init` and `update` take real floating numbers only, and name the leaf."""
+    optimizer = optax_rprop.rprop()
+    with refused(error, "params['layers'][1]", "real floating dtype", *words):
+        optimizer.init({"layers": [jnp.zeros(2), leaf]})
+    state = optimizer.init({"layers": [jnp.zeros(2), jnp.zeros(2)]})
+    with refused(error, "updates['layers'][1]", "real floating dtype", *words):
+        optimizer.update({"layers": [jnp.zeros(2), leaf]}, state)
+
+
+@pytest.mark.parametrize(
+    ("updates", "error", "words"),
+    rows(
+        ValueError,
+        ({"w": jnp.ones(2)}, "structure", "'b': *, 'w': *", "{'w': *}"),
+        ({"w": jnp.ones(2), "b": None}, "structure", "'b': None"),
+        ((jnp.ones(2), jnp.ones(3)), "structure", "(*, *)"),
+        (None, "structure", "None"),
+        ({"w": jnp.ones(2), "b": jnp.ones(1)}, "updates['b']", "(3,)", "got (1,)"),
+        ({"w": 1.0, "b": jnp.ones(3)}, "updates['w']", "(2,)", "got ()"),
+        ({"w": jnp.ones((2, 1)), "b": jnp.ones(3)}, "updates['w']", "got (2, 1)"),
+    ),
+)
+def test_gradient_of_wrong_structure_or_shape(updates, error, words):
+    """A gradient belongs to the parameters; nothing is broadcast."""
+    optimizer = optax_rprop.rprop()
+    state = optimizer.init({"w": jnp.zeros(2), "b": jnp.zeros(3)})
+    with refused(error, *words):
+        optimizer.update(updates, state)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "got"),
+    [
+        (tuple, "got tuple"),
+        (lambda state: state._asdict(), "got dict"),
+        (lambda state: None, "got NoneType"),
+        (lambda state: (state, optax.EmptyState()), "got tuple"),
+    ],
+    ids=["tuple", "dict", "None", "chain"],
+)
+@each_layout
+def test_state_of_wrong_type(spoil, got, state_layout):
+    """A state that was taken apart is named as such."""
+    optimizer = optax_rprop.scale_by_rprop(eta_plus=2.0, state_layout=state_layout)
+    state = optimizer.init(jnp.zeros(2))
+    with refused(TypeError, "state must be", f"'{state_layout}'", got, "`init`"):
+        optimizer.update(jnp.ones(2), spoil(state))
+
+
+@pytest.mark.parametrize(
+    ("layout", "other"), list(itertools.permutations(LAYOUTS, 2)), ids="-".join
+)
+def test_state_of_the_other_layout(layout, other):
+    """The message says which layout was expected."""
+    params = jnp.zeros(2)
+    ours, theirs = (
+        optax_rprop.scale_by_rprop(eta_plus=2.0, state_layout=name)
+        for name in (layout, other)
+    )
+    expected, got = (type(tx.init(params)).__name__ for tx in (ours, theirs))
+    with refused(TypeError, expected, f"state_layout='{layout}'", f"got {got}"):
+        ours.update(params, theirs.init(params))
+
+
+@each_layout
+def test_state_of_another_variant(state_layout):
+    """Each remembers other things, even where the arrays are alike."""
+    params = jnp.zeros(2)
+    optimizers = {v: rprop(variant=v, state_layout=state_layout) for v in VARIANTS}
+    for variant, other in itertools.permutations(VARIANTS, 2):
+        state = optimizers[variant].init(params)
+        with refused(ValueError, f"to variant '{variant}'", f"is '{other}'", "`init`"):
+            optimizers[other].update(params, state, value=1.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    rows(
+        ValueError,
+        ({"prev_grad_signs": [jnp.zeros(2, jnp.int8)] * 2}, "structure"),
+        ({"prev_grad_signs": jnp.zeros(1, jnp.int8)}, "shape", "(1,)"),
+        ({"step_sizes": jnp.ones(1)}, "shape", "(1,)"),
+    ),
+)
+def test_state_of_wrong_shape(fields, error, words):
+    """Serializers restore wrong shapes silently: none may be broadcast."""
+    optimizer = optax_rprop.scale_by_rprop()
+    state = optimizer.init(jnp.zeros(2))._replace(**fields)
+    with refused(error, *words):
+        optimizer.update(jnp.ones(2), state)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    rows(
+        TypeError,
+        (1, "real floating", "int32"),
+        (True, "real floating", "bool"),
+        (1j, "real floating", "complex64"),
+        (jnp.array(1), "real floating", "int32"),
+        ("1.0", "real floating", "'1.0'"),
+        ("float32", "real floating", "'float32'"),
+        (jnp.sum, "real floating", "sum"),
+        ({"loss": 1.0}, "real floating", "loss"),
+    )
+    + rows(
+        ValueError,
+        (None, "irprop+", "needs `value`", "value=loss"),
+        (jnp.ones(1), "scalar", "(1,)", "jnp.mean"),
+        (np.ones((2, 3)), "scalar", "(2, 3)", "jnp.mean"),
+    ),
+)
+def test_wrong_value(value, error, words):
+    """irprop+ wants a loss: one real number."""
+    optimizer = optax_rprop.rprop(variant="irprop+")
+    params = jnp.zeros(2)
+    with refused(error, "value", *words):
+        optimizer.update(params, optimizer.init(params), params, value=value)
+
+
+def test_right_value():
+    """Any real number will do; its dtype does not become that of the state."""
+    optimizer = optax_rprop.rprop(variant="irprop+")
+    params = jnp.zeros(2)
+    arrays = [jnp.array(0.5, dtype) for dtype in ("float32", "bfloat16", "float16")]
+    for value in (0.5, np.float64(0.5), np.float16(0.5), np.array(0.5), *arrays):
+        _, state = optimizer.update(params, optimizer.init(params), value=value)
+        kept = optax_rprop.get_rprop_state(state).prev_value
+        assert (kept, kept.dtype) == (0.5, jnp.float32)
+
+
+# Signs change, stay and are 0, and the loss rises and falls.
+GRADS = jnp.array([1.0, 1.0, 1.0, -1.0, 1.0, 0.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
+VALUES = jnp.array([5.0, 4.0, 3.0, 4.0, 2.0, 1.0, 0.0, 2.0, 1.0, 0.0, -1.0, -2.0])
+ODD = {
+    "learning_rate": 0.3,
+    "eta_minus": 0.25,
+    "eta_plus": 4.0,
+    "min_step_size": 0.008,
+    "max_step_size": 0.012,
+}
+
+
+@functools.cache
+def run(**options):
+    """The updates by these gradients and losses, of irprop+ if nothing else is said."""
+    optimizer = rprop(**{"variant": "irprop+"} | options)
+    return np.asarray(jax.jit(functools.partial(play, optimizer))(GRADS, VALUES)[0])
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_each_number_is_used(name):
+    """Another one makes other updates; as a JAX array, traced or not, the same."""
+    expected = run(**{name: ODD[name]})
+    assert not np.array_equal(expected, run())
+
+    def run_with(number):
+        optimizer = optax_rprop.rprop(**{name: number}, variant="irprop+")
+        return play(optimizer, GRADS, VALUES).updates
+
+    number = jnp.asarray(ODD[name])
+    assert_identical(jax.jit(lambda: run_with(number))(), expected)
+    assert_identical(jax.jit(run_with)(number), expected)
+
+
+def test_each_option_is_used():
+    """No two variants make the same updates, nor does skipping gradients of 0."""
+    runs = [run(variant=variant) for variant in VARIANTS] + [run(skip_zero_grads=True)]
+    assert len({updates.tobytes() for updates in runs}) == len(runs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_step_size": 0},
+        {"min_step_size": 0.01, "max_step_size": 0.01},
+        {"learning_rate": 1e-6},
+        {"learning_rate": 50},
+        {"learning_rate": np.float16(0.5), "max_step_size": np.array(1)},
+        {"eta_minus": np.float64(0.9), "eta_plus": np.int32(2)},
+        {"min_step_size": 2.0**-42, "state_layout": "packed"},
+        {"max_step_size": 2.0**41, "state_layout": "packed"},
+        {"eta_plus": 2 ** (1 / 3), "state_layout": "byte"},
+        {"eta_plus": 2**0.5, "variant": "irprop+", "state_layout": "byte"},
+        {"eta_minus": 0.75, "eta_plus": 0.75**-2, "state_layout": "byte"},
+        {"max_step_size": float(np.finfo(np.float32).max)},
+        {"learning_rate": float(np.finfo(np.float32).tiny), "min_step_size": 0.0},
+    ],
+    ids=str,
+)
+def test_numbers_at_their_limits_pass(options):
+    """Bounds include their ends, and all kinds of real numbers are welcome."""
+    optimizer = optax_rprop.rprop(**options)
+    updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.zeros(2)), value=0.0)
+    expected = np.float32(options.get("learning_rate", 0.01))
+    np.testing.assert_array_equal(np.abs(updates), expected)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "grads", "limit"),
+    [
+        ((0.0, 50.0), [1.0, -1.0] * 30, 2.0**-42),
+        ((2.0**-42, 1e30), [1.0] * 250 + [0.0], 2.0**41),
+    ],
+    ids=["lower", "upper"],
+)
+def test_arrays_out_of_the_packed_range_are_bounded(bounds, grads, limit):
+    """What the packed layout cannot hold must not be read back as something else.
+
+    So the step sizes stop at the limit of what it can hold.
+    """
+
+    @jax.jit
+    def run(bounds):
+        optimizer = optax_rprop.rprop(
+            0.01, 0.5, 1.2, *bounds, variant="rprop-", state_layout="packed"
+        )
+        return play(optimizer, jnp.array(grads), jnp.zeros(len(grads)))
+
+    steps = run(bounds)
+    assert steps.step_sizes[-1] == limit
+    # Up to the limit, all in one direction.
+    assert {-1, 1} - set(np.sign(np.diff(steps.step_sizes)))
+
+
+@pytest.mark.parametrize(
+    ("options", "below", "above"),
+    [
+        ({"min_step_size": 1e-12}, 56, 28),
+        ({"min_step_size": 0.0, "max_step_size": 1e8}, 56, 28),
+        ({"variant": "irprop+"}, 34, 16),
+    ],
+)
+def test_bounds_that_the_byte_can_hold_are_named(options, below, above):
+    """Those in the message are accepted, with twice as many levels below the start."""
+    settings = {"eta_plus": 2 ** (1 / 3), "state_layout": "byte"} | options
+    with pytest.raises(ValueError, match="levels apart") as caught:
+        optax_rprop.rprop(**settings)
+    found = re.findall(r"(m.._step_size)=([-+.e0-9]*\d)", str(caught.value))
+    bounds = {name: float(number) for name, number in found}
+    expected = {
+        "min_step_size": pytest.approx(0.01 * 2 ** (-below / 3), rel=1e-5),
+        "max_step_size": pytest.approx(0.01 * 2 ** (above / 3), rel=1e-5),
+    }
+    assert bounds == expected
+    optax_rprop.rprop(**settings | bounds)
+
+
+@pytest.mark.parametrize("variant", ["irprop-", "irprop+"])
+def test_factors_that_the_byte_can_hold_are_named(variant):
+    """Those in the message are accepted."""
+    for shrink, grow in [(0.5, 1.2), (0.75, 1.2), (0.3, 1.05), (0.8, 3.0)]:
+        options = {"variant": variant, "state_layout": "byte", "min_step_size": 1e-3}
+        with refused(ValueError, "powers of", "base") as caught:
+            optax_rprop.rprop(0.1, shrink, grow, max_step_size=1.0, **options)
+        (expression,) = re.findall(r"eta_plus=(\S+)", str(caught.value))
+        base, numerator, denominator = re.findall(r"[\d.]+", expression + "/1")[:3]
+        named = float(base) ** (-int(numerator) / int(denominator))
+        optax_rprop.rprop(0.1, shrink, named, max_step_size=1.0, **options)
