@@ -28,7 +28,10 @@ NOTHING = "in_eigenbasis has nothing to rotate"
 )
 def test_scalars_and_vectors_need_the_full_matrix(params, number):
     """Without it the wrapper would do nothing; the message says what helps."""
-    message = rf"{NOTHING}: all {number} parameters are scalars or vectors\."
+    subject = "the only parameter is a scalar or vector"
+    if number > 1:
+        subject = f"all {number} parameters are scalars or vectors"
+    message = rf"{NOTHING}: {subject}\."
     for init in (in_eigenbasis(rprop()).init, lambda params: abstract_init(params)):
         with pytest.raises(ValueError, match=f"{message} Use full_matrix=True"):
             init(params)
