@@ -112,3 +112,15 @@ def descend(optimizer, loss, start, steps):
 def assert_identical(actual, expected):
     """Two trees are equal bit for bit, but for the sign of 0."""
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def program(optimizer, params):
+    """What `init` and `update` compute, in JAX's own language, with all constants."""
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(params, grads):
+        state = optimizer.init(params)
+        return optimizer.update(grads, state, params, value=1.0)
+
+    closed = jax.make_jaxpr(step)(params, params)
+    return str(closed), [np.asarray(const).tolist() for const in closed.consts]

@@ -1,6 +1,7 @@
 """Strict mode for all tests; each relaxation is local and says why."""
 
 import os
+import re
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ os.environ.setdefault("NPROC", "16")
 jax.config.update("jax_num_cpu_devices", 8)
 # No silent promotion: the library must cast where it means to.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+ALL_SLOW = re.compile(r"^pytestmark = \[\s*pytest\.mark\.slow\b", re.MULTILINE)
 
 
 def pytest_configure(config):
@@ -20,6 +22,14 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """By default, leaves modules out that are all slow: their imports take seconds."""
+    by_default = config.getoption("markexpr") == "not slow and not once"
+    if by_default and collection_path.suffix == ".py":
+        return ALL_SLOW.search(collection_path.read_text()) and True
+    return None
 
 
 def pytest_collection_modifyitems(items):
