@@ -1,9 +1,11 @@
 """What README, CHANGELOG and the module say of the package is true of it."""
 
+import itertools
 import re
 import typing
 from pathlib import Path
 
+import jax
 import pytest
 
 import optax_rprop
@@ -29,6 +31,18 @@ def test_each_name_of_an_option_is_one_of_the_table():
     """The types for users name what the tables hold."""
     assert typing.get_args(optax_rprop.Variant) == tuple(VARIANTS)
     assert typing.get_args(optax_rprop.StateLayout) == tuple(LAYOUTS)
+
+
+def test_what_public_states_hold_is_public():
+    """To be registered for `jax.export`, and to be annotated."""
+    for variant, state_layout in itertools.product(VARIANTS, LAYOUTS):
+        optimizer = optax_rprop.scale_by_rprop(
+            eta_plus=2.0, variant=variant, state_layout=state_layout
+        )
+        state = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((), "float32"))
+        for part in (state, state.variant, getattr(state, "lattice", state)):
+            assert getattr(optax_rprop, type(part).__name__) is type(part)
+            assert type(part).__name__ in optax_rprop.__all__
 
 
 PAGES = [

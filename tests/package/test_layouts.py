@@ -1,4 +1,4 @@
-"""Each layout against "split", from every state that it can hold.
+"""Each layout against "split", from every state that it can hold, and resumed.
 
 A layout only stores. So if one step from every state is that of "split", and the rule
 of "split" is right, it is right for every run of every variant.
@@ -9,6 +9,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from checks import FLOATS, UNDOING, assert_identical, each_variant
 
@@ -43,6 +44,11 @@ def packed_floats(variant):
 
 STATES = {"packed": packed_floats, "byte": every_byte}
 FIELDS = {"packed": "signed_step_sizes", "byte": "codes"}
+
+
+def types(tree):
+    """The dtype of each leaf."""
+    return jax.tree.map(lambda leaf: leaf.dtype.name, tree)
 
 
 def check_one_step(state_layout, variant, skip, dtypes):
@@ -91,7 +97,9 @@ def check_one_step(state_layout, variant, skip, dtypes):
     if variant == "irprop+":
         loss = jnp.ones_like(plain.prev_value)
         plain, state = (each._replace(prev_value=loss) for each in (plain, state))
-    assert_identical(jax.jit(optax_rprop.get_rprop_state)(state), plain)
+    read = jax.jit(optax_rprop.get_rprop_state)(state)
+    assert_identical(read, plain)
+    assert types(read) == types(plain)
 
     # A byte holds a bound between levels as the next level within.
     for bounds in ((lowest, highest), (2.0**-7, 2.0**9)):
@@ -133,3 +141,107 @@ def test_step_sizes_of_a_byte(request, base, up, down, dtype, accuracy):
     actual = jax.jit(optax_rprop.get_rprop_state)(state).step_sizes
     expected = 0.3 * base ** (levels - float(state.lattice.unit_level))
     np.testing.assert_allclose(actual, expected, rtol=accuracy)
+
+
+# ----------------------------------------------------------------------------
+# Resumed with other factors or bounds
+
+ONES = jnp.ones(1)
+THIRD = {"eta_minus": 0.5, "eta_plus": 2 ** (1 / 3)}
+TWO = {"eta_minus": 0.5, "eta_plus": 2.0}
+BOUNDS = {"min_step_size": 2.0**-10, "max_step_size": 2.0**10}
+BYTE = {"state_layout": "byte"}
+REMEDY = r"(?s)(?=.*`?init`?)(?=.*get_rprop_state).*split"
+
+
+def after(optimizer, state, *grads):
+    """The state after these gradients, by a compiled update."""
+    update = jax.jit(optimizer.update)
+    for grad in grads:
+        _, state = update(grad * ONES, state, value=1.0)
+    return state
+
+
+@pytest.mark.parametrize("state_layout", ["packed", "byte"])
+def test_other_factors_are_obeyed_or_refused(state_layout):
+    """By a byte refused wherever it is, for its levels are powers of the old ones."""
+    options = BOUNDS | {"state_layout": state_layout}
+    old, new = (
+        optax_rprop.scale_by_rprop(1.0, **factors, **options)
+        for factors in (THIRD, TWO)
+    )
+    state = after(old, old.init(ONES), 1, 1)
+    if state_layout == "byte":
+        # As most libraries restore it, and as an array that nobody knows.
+        restored = jax.tree.map(np.asarray, state)
+        for over in (lambda update: update, jax.jit):
+            with pytest.raises(ValueError, match=REMEDY):
+                over(new.update)(ONES, restored)
+        wrapped = [optax.chain(optax.clip(1.0), each) for each in (old, new)]
+        with pytest.raises(ValueError, match=REMEDY):
+            wrapped[1].update(ONES, wrapped[0].init(ONES))
+        # What the message says.
+        new = optax_rprop.scale_by_rprop(1.0, **TWO, **BOUNDS)
+        state = optax_rprop.get_rprop_state(state)
+    for grad, expected in ((1, 2 ** (4 / 3)), (-1, 2 ** (1 / 3))):
+        state = after(new, state, grad)
+        step_size = optax_rprop.get_rprop_state(state).step_sizes
+        np.testing.assert_allclose(step_size, expected, rtol=1e-6)
+
+
+def test_factors_that_are_equal_but_for_rounding_are_the_same():
+    """However the same number was written."""
+    state = optax_rprop.scale_by_rprop(1.0, **THIRD, **BOUNDS, **BYTE).init(ONES)
+    for number in (1 / 0.5 ** (1 / 3), float(np.cbrt(2.0)), np.float32(2 ** (1 / 3))):
+        optimizer = optax_rprop.scale_by_rprop(
+            1.0, eta_plus=float(number), **BOUNDS, **BYTE
+        )
+        _, state = optimizer.update(ONES, state)
+
+
+@pytest.mark.parametrize(
+    ("start", "lower", "upper", "held"),
+    [
+        (2.0**-2, 2.0**-2, 2.0**2, True),
+        # What a byte has to spare, and what it has not.
+        (1.0, 2.0**-20, 2.0**20, True),
+        (1.0, 2.0**-20, 2.0**50, False),
+        (2.0**60, 2.0**50, 2.0**70, False),
+    ],
+)
+def test_other_bounds_are_obeyed_refused_or_clipped(start, lower, upper, held):
+    """By a byte, whose levels end: refused where known, and else at the last level."""
+    old = optax_rprop.scale_by_rprop(1.0, **TWO, **BOUNDS, **BYTE)
+    new = optax_rprop.scale_by_rprop(
+        start, **TWO, min_step_size=lower, **BYTE, max_step_size=upper
+    )
+    state = old.init(ONES)
+    if held:
+        new.update(ONES, state)
+    else:
+        with pytest.raises(ValueError, match=REMEDY):
+            new.update(ONES, state)
+    state = after(new, state, *[1] * 50)
+    step_size = optax_rprop.get_rprop_state(state).step_sizes[0]
+    assert step_size == (upper if held else 2.0**42)
+
+
+@pytest.mark.parametrize("grads", [[1] * 60, [1, -1] * 60], ids=["upper", "lower"])
+def test_traced_bounds_beyond_the_packed_range_are_clipped(grads):
+    """What it cannot hold must not be read back as something else."""
+    options = {"variant": "rprop-", "state_layout": "packed"}
+
+    @jax.jit
+    def run(*bounds):
+        optimizer = optax_rprop.scale_by_rprop(1.0, 0.25, 2.0, *bounds, **options)
+
+        def step(state, grad):
+            _, state = optimizer.update(grad, state)
+            return state, optax_rprop.get_rprop_state(state).step_sizes
+
+        return jax.lax.scan(step, optimizer.init(ONES[0]), jnp.float32(grads))[1]
+
+    step_sizes = np.asarray(run(0.0, 1e30))
+    assert step_sizes[-1] == (2.0**41 if len(grads) == 60 else 2.0**-42)
+    # Up to the limit, all in one direction.
+    assert len({-1, 1} & set(np.sign(np.diff(step_sizes)).tolist())) == 1
