@@ -35,11 +35,7 @@ from workloads import (
 
 import optax_rprop
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.stack,
-    pytest.mark.usefixtures("cpu_devices"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("cpu_devices")]
 
 COLLECTIVE = re.compile(
     r"all-reduce|all-gather|all-to-all|reduce-scatter|collective|send|recv"
@@ -114,6 +110,7 @@ def assert_state_placed_like(state, params):
 # A mesh of eight devices
 
 
+@pytest.mark.slow
 @each_configuration
 def test_state_is_sharded_as_the_parameters(mesh, options):
     """From eager `init`, and from a compiled one that is told the shardings."""
@@ -128,6 +125,7 @@ def test_state_is_sharded_as_the_parameters(mesh, options):
         assert_state_placed_like(init(params), params)
 
 
+@pytest.mark.slow
 @each_layout
 def test_eager_update_keeps_the_sharding(mesh, state_layout):
     """Operation by operation too; irprop+ has all operations there are."""
@@ -139,6 +137,7 @@ def test_eager_update_keeps_the_sharding(mesh, state_layout):
     assert_state_placed_like(state, params)
 
 
+@pytest.mark.slow
 @each_configuration
 def test_update_needs_no_communication(mesh, options):
     """Each device adapts what it holds, where it holds it, and compiles that once."""
@@ -171,6 +170,7 @@ def on_one_device(variant, state_layout):
     return jax.device_get(jax.jit(functools.partial(feed, optimizer))(*streams()))
 
 
+@pytest.mark.slow
 @each_configuration
 def test_sharded_trajectory_equals_the_unsharded(mesh, options):
     """Parameters, state and every update, exactly."""
@@ -210,6 +210,7 @@ def fitted(options):
     return fitted_on_one_device(**options, steps=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["Explicit"], indirect=True)
 @each_configuration
 def test_averaged_gradients_under_shard_map(fitted, mesh, options):
@@ -252,6 +253,7 @@ def test_averaged_gradients_under_shard_map(fitted, mesh, options):
 # Several processes, many models
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_result_of_one(tmp_path):
     """Real processes, real collectives, parameters spread over both."""
     with socket.socket() as free:
@@ -293,6 +295,7 @@ def test_two_processes_reach_the_result_of_one(tmp_path):
             assert_identical(actual, leaves)
 
 
+@pytest.mark.slow
 @each_configuration
 def test_a_thousand_models_at_once(options):
     """Under vmap each model, with settings of its own, does as it does alone."""
@@ -315,3 +318,90 @@ def test_a_thousand_models_at_once(options):
     state = jax.vmap(rprop(**options).init)(params)
     plain = optax_rprop.get_rprop_state(state)
     assert plain.step_sizes.shape == plain.prev_grad_signs.shape == (models, 3)
+
+
+# ----------------------------------------------------------------------------
+# Ensembles: `init` and all steps, for a model on each device or in each row
+
+ENSEMBLES = {
+    "irprop+": rprop(variant="irprop+"),
+    "packed": rprop(variant="rprop+", state_layout="packed"),
+    "byte": rprop(state_layout="byte"),
+    "inject": optax.inject_hyperparams(optax_rprop.rprop)(0.1, variant="irprop+"),
+    "minibatch": optax_rprop.minibatch_rprop(statistics_dtype="bfloat16"),
+    "eigenbasis": optax_rprop.in_eigenbasis(rprop(variant="irprop+"), interval=1),
+    "full matrix": optax_rprop.in_eigenbasis(rprop(), full_matrix=True),
+}
+
+
+def train(optimizer, params):
+    """One model; returns its parameters and losses."""
+
+    def loss(params):
+        return jnp.sum((params @ jnp.array([1.0, 0.5]) - 1) ** 2)
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), value
+
+    start = params, optimizer.init(params)
+    (params, _), values = jax.lax.scan(step, start, length=STEPS)
+    return params, values
+
+
+def on_each_device(optimizer, mesh):
+    """`train` under `shard_map`, where each device holds one model."""
+    spec = PartitionSpec("models")
+
+    @functools.partial(shard_map, mesh=mesh, in_specs=spec, out_specs=spec)
+    def run(params):
+        return jax.tree.map(lambda leaf: leaf[None], train(optimizer, params[0]))
+
+    return run
+
+
+def in_each_row(optimizer, mesh):
+    """`train` under `vmap`."""
+    return jax.vmap(functools.partial(train, optimizer))
+
+
+@pytest.mark.parametrize(
+    ("over", "kind"),
+    [(on_each_device, "Auto"), (on_each_device, "Explicit"), (in_each_row, "Explicit")],
+    ids=["shard_map-Auto", "shard_map-Explicit", "vmap-Explicit"],
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("irprop+", "eigenbasis")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in ENSEMBLES
+    ],
+)
+def test_ensembles_over_devices(cpu_devices, name, over, kind):
+    """No type differs from step to step: traced, which is what types need."""
+    if not hasattr(jax, "set_mesh"):
+        pytest.skip("Explicit axes of this version of JAX are not complete")
+    axis_type = getattr(jax.sharding.AxisType, kind)
+    mesh = jax.make_mesh((2,), ("models",), (axis_type,), devices=cpu_devices[:2])
+    start = jnp.arange(8.0).reshape(2, 2, 2)
+    optimizer = optax.with_extra_args_support(ENSEMBLES[name])
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(start, NamedSharding(mesh, PartitionSpec("models")))
+        run = jax.jit(over(optimizer, mesh))
+        if name != "irprop+" or kind == "Auto":
+            params, values = jax.eval_shape(run, placed)
+            assert (params.shape, values.shape) == (start.shape, (2, STEPS))
+            return
+        actual = run(placed)
+    # Together they do what they do one by one.
+    alone = [jax.jit(functools.partial(train, optimizer))(model) for model in start]
+    for model, expected in enumerate(alone):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+            jax.tree.map(lambda leaf, i=model: leaf[i], jax.device_get(actual)),
+            expected,
+        )
