@@ -15,6 +15,7 @@ import pytest
 from checks import LAYOUTS, VARIANTS, assert_identical, play, rprop
 
 import optax_rprop
+from optax_rprop import in_eigenbasis
 
 NUMBERS = ("learning_rate", "eta_minus", "eta_plus", "min_step_size", "max_step_size")
 NAMES = list(VARIANTS)
@@ -318,6 +319,120 @@ def test_right_value():
         kept = optax_rprop.get_rprop_state(state).prev_value
         assert (kept, kept.dtype) == (0.5, jnp.float32)
 
+
+# ----------------------------------------------------------------------------
+# In an eigenbasis
+
+
+SCALARS = {"a": jnp.zeros(()), "b": jnp.zeros(3), "c": None}
+VECTORS = "are scalars or vectors. Use full_matrix=True."
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (SCALARS, f"all 2 parameters {VECTORS}"),
+        # A leaf without coordinates does not count.
+        (
+            [1.0, np.zeros(2, "float32"), jnp.zeros((0, 4))],
+            f"all 2 parameters {VECTORS}",
+        ),
+        (jnp.zeros(5), "the only parameter is a scalar or vector. Use full_matrix"),
+        (jnp.zeros((4, 5)), "max_size"),
+        ({"a": jnp.zeros((1, 5)), "b": jnp.zeros(())}, "max_size"),
+    ],
+)
+def test_nothing_to_rotate(params, message):
+    """The wrapper would do nothing; the message says what helps."""
+    message = (
+        re.escape("in_eigenbasis has nothing to rotate: ") + ".*" + re.escape(message)
+    )
+    init = in_eigenbasis(rprop(), max_size=3).init
+    for over in (lambda init: init, jax.jit):
+        with pytest.raises(ValueError, match=message):
+            over(init)(params)
+    jax.eval_shape(in_eigenbasis(rprop(), full_matrix=True).init, params)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (0, 2)])
+def test_a_value_that_is_no_float_is_left_to_rprop(shape):
+    """It is ignored, or refused by the variant that reads it."""
+    params = jnp.ones(shape)
+    ignoring, reading = in_eigenbasis(rprop()), in_eigenbasis(rprop(variant="irprop+"))
+    for value in (1, np.int32(1), jnp.array(1), True, None, "1"):
+        ignoring.update(params, ignoring.init(params), value=value)
+        with pytest.raises((TypeError, ValueError), match="value"):
+            reading.update(params, reading.init(params), value=value)
+
+
+SQUARE = np.ones((2, 2), "float32")
+BYTE = rprop(eta_plus=2.0, state_layout="byte")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: in_eigenbasis(rprop), "inner must be a gradient"),
+        (lambda: in_eigenbasis(rprop(), decay="0.9"), "decay must be a real"),
+        (lambda: in_eigenbasis(rprop()).init(SQUARE.astype(int)), "params must have"),
+        (
+            lambda: in_eigenbasis(rprop()).update(SQUARE, optax.EmptyState()),
+            "state must be the EigenbasisState",
+        ),
+    ],
+)
+def test_wrong_types_are_refused(call, message):
+    """Which argument, what came, what was expected."""
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: in_eigenbasis(rprop(), decay=0.0), r"decay must lie in \(0, 1\]"),
+        (lambda: in_eigenbasis(rprop(), decay=1.01), r"decay must lie in \(0, 1\]"),
+        (
+            lambda: in_eigenbasis(rprop(), full_matrix=True).init(jnp.ones(1025)),
+            "at most max_size=1024 coordinates for full_matrix=True, got 1025",
+        ),
+        (
+            lambda: in_eigenbasis(BYTE).init(SQUARE),
+            'state_layout="split" or "packed", got "byte"',
+        ),
+        (lambda: in_eigenbasis(optax.adam(0.1)).init(SQUARE), "of Rprop, got 0"),
+        (
+            lambda: in_eigenbasis(optax.chain(rprop(), rprop())).init(SQUARE),
+            "of Rprop, got 2",
+        ),
+        (
+            lambda: in_eigenbasis(optax.masked(rprop(), (True, False))).init(
+                (SQUARE, SQUARE)
+            ),
+            "around `in_eigenbasis`, not inside",
+        ),
+        (
+            lambda: in_eigenbasis(rprop()).update(
+                SQUARE, in_eigenbasis(rprop()).init(jnp.ones((3, 2)))
+            ),
+            "updates must have the shape of its parameter",
+        ),
+        (
+            lambda: in_eigenbasis(rprop(variant="irprop+")).update(
+                SQUARE, in_eigenbasis(rprop(variant="irprop+")).init(SQUARE)
+            ),
+            "needs `value`",
+        ),
+    ],
+)
+def test_wrong_values_are_refused(call, message):
+    """What came, what was expected, what to do."""
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# ----------------------------------------------------------------------------
+# What is right is used
 
 # Signs change, stay and are 0, and the loss rises and falls.
 GRADS = jnp.array([1.0, 1.0, 1.0, -1.0, 1.0, 0.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
