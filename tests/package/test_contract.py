@@ -201,6 +201,11 @@ def test_trees_of_any_kind(tree):
         assert types(compiled_state) == types(state)
         assert types(compiled_updates) == types(updates)
         optax.apply_updates(tree, updates)
+    for optimizer in CHAINS:
+        state = jax.eval_shape(optimizer.init, tree)
+        assert types(jax.eval_shape(optimizer.update, tree, state, tree)) == (
+            types((updates, state))
+        )
 
 
 @each_optimizer
