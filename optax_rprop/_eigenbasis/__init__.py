@@ -14,11 +14,14 @@ from optax_rprop._arguments import (
     scalar_loss,
 )
 from optax_rprop._eigenbasis.flattened import flattened
-from optax_rprop._eigenbasis.rotation import Matrices, rotate
-from optax_rprop._eigenbasis.state import EigenbasisState, learn, read_memory
+from optax_rprop._eigenbasis.rotation import Frame
+from optax_rprop._eigenbasis.state import (
+    EigenbasisState,
+    learn,
+    new_state,
+    read_memory,
+)
 from optax_rprop._hyperparams import check_arrays, read_decay, read_integer
-from optax_rprop._layouts.layout import memory_dtype
-from optax_rprop._sharding import zero_of
 
 
 def in_eigenbasis(
@@ -132,7 +135,7 @@ def in_eigenbasis(
         read_decay(decay, "in_eigenbasis"),
         read_integer("interval", interval),
         read_integer("max_size", max_size),
-        rotates_vectors=full_matrix,
+        is_vector=full_matrix,
     )
     return flattened(rotated, int(max_size)) if full_matrix else rotated
 
@@ -143,68 +146,24 @@ def _rotated(
     interval: int,
     max_size: int,
     *,
-    rotates_vectors: bool,
+    is_vector: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """`in_eigenbasis` with a basis for each axis."""
-
-    def rotates(leaf: Any) -> list[bool]:
-        shape = jnp.shape(leaf)
-        eligible = math.prod(shape) > 0 and (rotates_vectors or len(shape) > 1)
-        return [eligible and 1 < size <= max_size for size in shape]
-
-    def for_each_axis(leaves: list[Any], make: Any) -> Any:
-        def of_leaf(leaf: Any) -> Matrices:
-            dtype = memory_dtype(leaf)
-            return tuple(
-                make(size, dtype) if rotated else None
-                for size, rotated in zip(jnp.shape(leaf), rotates(leaf), strict=True)
-            )
-
-        matrices = tuple(map(of_leaf, leaves))
-        return matrices if jax.tree.leaves(matrices) else zero_of(leaves)
-
-    def check_rotates(leaves: list[Any]) -> None:
-        shapes = [jnp.shape(leaf) for leaf in leaves if math.prod(jnp.shape(leaf))]
-        if not shapes or rotates_vectors or any(map(any, map(rotates, leaves))):
-            return
-        if max(map(len, shapes)) < 2:
-            those = f"all {len(shapes)} parameters are scalars or vectors"
-            if len(shapes) == 1:
-                those = "the only parameter is a scalar or vector"
-            raise ValueError(
-                f"in_eigenbasis has nothing to rotate: {those}. Use full_matrix=True."
-            )
-        raise ValueError(
-            "in_eigenbasis has nothing to rotate: no axis of a matrix has from 2 to"
-            f" max_size={max_size} entries. Raise max_size, use full_matrix=True, or"
-            " leave in_eigenbasis out."
-        )
+    """`in_eigenbasis` for trees, or for the vector that `flattened` makes of them."""
 
     def init_fn(params: optax.Params) -> EigenbasisState:
         check_arrays(decay=decay)
         leaves = real_leaves(params)
-        check_rotates(leaves)
+        shapes = list(map(jnp.shape, leaves))
+        rotates = _rotates(shapes, max_size, is_vector)
         inner_state = inner.init(params)
-        shapes = [jnp.shape(step_sizes) for step_sizes, _ in read_memory(inner_state)]
-        if shapes != list(map(jnp.shape, leaves)):
+        kept = [jnp.shape(step_sizes) for step_sizes, _ in read_memory(inner_state)]
+        if kept != shapes:
             raise ValueError(
-                f"inner must keep step sizes of shapes {list(map(jnp.shape, leaves))},"
-                f" those of the parameters, got {shapes}. Put masks and groups of"
-                " parameters around `in_eigenbasis`, not inside."
+                f"inner must keep step sizes of shapes {shapes}, those of the"
+                f" parameters, got {kept}. Put masks and groups of parameters around"
+                " `in_eigenbasis`, not inside."
             )
-        zeros = [jnp.zeros_like(leaf, dtype=memory_dtype(leaf)) for leaf in leaves]
-        zero = zero_of(leaves)
-        return EigenbasisState(
-            inner_state=inner_state,
-            prev_grads=jax.tree.structure(params).unflatten(zeros),
-            moments=for_each_axis(
-                leaves, lambda n, dtype: jnp.zeros((n, n), dtype) + zero.astype(dtype)
-            ),
-            bases=for_each_axis(
-                leaves, lambda n, dtype: jnp.eye(n, dtype=dtype) + zero.astype(dtype)
-            ),
-            phase=zero.astype(jnp.int32),
-        )
+        return new_state(params, inner_state, rotates, scaled=is_vector)
 
     def update_fn(
         updates: optax.Updates,
@@ -223,7 +182,7 @@ def _rotated(
         leaves = matching_leaves(updates, [state.prev_grads])
         dtypes = [leaf.dtype for leaf in leaves]
         treedef = jax.tree.structure(updates)
-        bases = [()] * len(leaves)
+        frames = [Frame((), None)] * len(leaves)
         if isinstance(state.bases, tuple):
             prev_grads = jax.tree.leaves(state.prev_grads)
             pairs = zip(leaves, prev_grads, strict=True)
@@ -234,19 +193,49 @@ def _rotated(
             # The basis is a constant to derivatives, as all signs are.
             lessons = list(map(jax.lax.stop_gradient, leaves))
             state = learn(state, lessons, finite, decay, interval)
-            bases = state.bases
+            frames = state.frames()
         inner_updates, inner_state = inner.update(
-            treedef.unflatten(map(rotate, leaves, bases)),
+            treedef.unflatten(map(Frame.into, frames, leaves)),
             state.inner_state,
             value=value,
             **extra_args,
         )
         new = [
-            rotate(update, basis, back=True).astype(dtype)
-            for update, basis, dtype in zip(
-                jax.tree.leaves(inner_updates), bases, dtypes, strict=True
+            frame.back(update).astype(dtype)
+            for frame, update, dtype in zip(
+                frames, jax.tree.leaves(inner_updates), dtypes, strict=True
             )
         ]
         return treedef.unflatten(new), state._replace(inner_state=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _rotates(
+    shapes: list[tuple[int, ...]], max_size: int, is_vector: bool
+) -> list[list[bool]]:
+    """Which axes of each leaf are rotated."""
+    rotates = [
+        [
+            math.prod(shape) > 0
+            and (is_vector or len(shape) > 1)
+            and 1 < size <= max_size
+            for size in shape
+        ]
+        for shape in shapes
+    ]
+    filled = [shape for shape in shapes if math.prod(shape)]
+    if not filled or is_vector or any(map(any, rotates)):
+        return rotates
+    if max(map(len, filled)) < 2:
+        those = f"all {len(filled)} parameters are scalars or vectors"
+        if len(filled) == 1:
+            those = "the only parameter is a scalar or vector"
+        raise ValueError(
+            f"in_eigenbasis has nothing to rotate: {those}. Use full_matrix=True."
+        )
+    raise ValueError(
+        "in_eigenbasis has nothing to rotate: no axis of a matrix has from 2 to"
+        f" max_size={max_size} entries. Raise max_size, use full_matrix=True, or leave"
+        " in_eigenbasis out."
+    )
