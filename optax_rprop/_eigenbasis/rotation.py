@@ -120,16 +120,20 @@ def turned(
         else jnp.matmul(before.T, after, precision=_PRECISION) ** 2
         for before, after in zip(inverse, bases, strict=True)
     )
-    return _carried_over(memory, prev_grads, weights, new), moments, new
+    return carried_over(memory, prev_grads, weights, new), moments, new
 
 
 def _units(step_sizes: jax.Array, basis: jax.Array, units: jax.Array) -> jax.Array:
-    """The root mean square of each parameter's update, the largest being 1."""
+    """The root mean square of each parameter's update as a power of 2, 1 at most."""
     squares = (step_sizes / jnp.max(step_sizes)) ** 2
     sizes = units * jnp.sqrt(jnp.matmul(basis**2, squares, precision=_PRECISION))
-    smallest = jnp.asarray(jnp.finfo(sizes.dtype).tiny ** 0.25, sizes.dtype)
-    sizes = jnp.maximum(sizes / jnp.max(sizes), smallest)
-    return jnp.exp2(jnp.round(jnp.log2(sizes)))
+    limits = jnp.finfo(sizes.dtype)
+    # Rounded before the largest is known, so that other units of the parameters, by
+    # powers of 2, are seen by no number that follows.
+    exponents = jnp.round(jnp.log2(jnp.maximum(sizes, limits.tiny))).astype(jnp.int32)
+    exponents = jnp.maximum(exponents - jnp.max(exponents), limits.minexp // 4)
+    # Not by `exp2`, which rounds.
+    return jnp.ldexp(jnp.ones_like(sizes), exponents)
 
 
 def _eigenvectors(moment: jax.Array, basis: jax.Array) -> jax.Array:
@@ -146,7 +150,7 @@ def _eigenvectors(moment: jax.Array, basis: jax.Array) -> jax.Array:
     return jnp.linalg.eigh(jax.lax.stop_gradient(moment + weight * anchor))[1]
 
 
-def _carried_over(
+def carried_over(
     memory: Memory, prev_grads: jax.Array, weights: Matrices, new: Frame
 ) -> Memory:
     """Step sizes and codes in a new frame.

@@ -170,9 +170,11 @@ def learn(
         # Never after a point outside the domain: Rprop undoes its last update in the
         # basis in which it was made.
         learned = compared & differs
-        return jax.tree.map(lambda *pair: jnp.where(learned, *pair), new, state)
+        chosen = jax.tree.map(lambda *pair: jnp.where(learned, *pair), new, state)
+        # Chosen by data, the phase would differ between models under `jax.vmap`.
+        return chosen._replace(phase=state.phase)
 
-    # Under `jax.vmap`, a condition on data would solve the eigenproblems at every step.
+    # A condition on data would solve the eigenproblems at every step there.
     state = jax.lax.cond(state.phase == 1, turn, lambda state: state, state)
     return state._replace(
         prev_grads=treedef.unflatten([jnp.where(finite, *pair) for pair in pairs]),
