@@ -46,7 +46,7 @@ def in_eigenbasis(
 
       L \leftarrow \lambda L + Y Y^T, \qquad R \leftarrow \lambda R + Y^T Y,
 
-    with the decay :math:`\lambda`. At the first difference, and after every `interval`
+    with the decay :math:`\lambda`. At the second gradient, and after every `interval`
     further ones, the bases are set to the eigenvectors :math:`Q_L, Q_R` of L and R.
     Rprop sees :math:`Q_L^T G Q_R`, and its memory is transferred: the step size of a
     new direction is the root mean square of the old step sizes, weighted by the squared
@@ -55,23 +55,33 @@ def in_eigenbasis(
     remembered sign.
 
     Leaves of higher rank have a basis for each axis. Axes above `max_size`, vectors and
-    scalars are not rotated. With `full_matrix`, all leaves are flattened into one
-    vector with a single basis; use this for up to a few hundred parameters that are
-    coupled across leaves, such as those of Gaussian processes, differential equations
-    and regressions.
+    scalars are not rotated.
+
+    **Full matrix.** With `full_matrix`, all leaves are flattened into one vector with a
+    single basis; use this for up to a few hundred parameters that are coupled across
+    leaves, such as those of Gaussian processes, differential equations and regressions.
+    The basis is learned in units of the current step sizes, so other units of the
+    parameters hardly matter: each basis update first measures every parameter in units
+    of the root mean square of its update, rounded to a power of 2, the largest being 1.
+    The step size of a new direction is then the root of the weighted sum of squares.
 
     A non-finite gradient or `value` leaves the basis unchanged, so ``irprop+`` undoes a
     step out of the domain in the basis in which it was made. One NaN, however, reaches
     all coordinates of a rotated leaf. A coordinate whose derivative is less than the
-    rounding of the leaf's largest, 1e-7 of it in float32, is updated at random, whereas
-    plain Rprop would still see its sign. In directions without any gradient difference
-    so far, rounding determines the basis, so runs on different devices may diverge.
+    rounding of the largest in its array, 1e-7 of it in float32, is updated at random,
+    whereas plain Rprop would still see its sign. Directions without any gradient
+    difference so far stay where they are, so that runs on different devices repeat.
+
+    **Bounds.** Use ``min_step_size=1e-12, max_step_size=1e12`` in `inner`. Where the
+    curvature at the start is above 1e6, the default initial step size is far too long:
+    lower `learning_rate`.
 
     **Cost.** For a leaf of shape (a, b): 2 (a² + b²) + a b numbers of state, about
     3 a b (a + b) multiplications per step, and one symmetric eigenproblem of each size
-    per basis update. Under ``jax.vmap``, the eigenproblems are solved at every step.
-    Leaves that are sharded over Explicit mesh axes are gathered, and the bases
-    replicated.
+    per basis update. So it is under ``jax.vmap``, if ``init`` and the loop are inside
+    the mapped function; if only ``update`` is mapped, over states made before, the
+    eigenproblems are solved at every step. Leaves that are sharded over Explicit mesh
+    axes are gathered, and the bases replicated.
 
     Args:
       inner: The transformation to run in rotated coordinates: `optax_rprop.rprop`, or a
@@ -79,8 +89,10 @@ def in_eigenbasis(
         the parameters, so weight decay has to be chained before `in_eigenbasis`. Only
         Rprop's own memory is transferred between bases.
       decay: Factor of the moments at each gradient difference, in (0, 1].
-      interval: Number of gradient differences between basis updates, an integer. Use
-        at least 2: with 1, most problems are not solved.
+      interval: Number of gradients between basis updates, an integer. Use at least 2:
+        with 1, most problems are not solved. Basis updates come at the second gradient
+        and after every `interval` further ones; one that is due at a non-finite
+        gradient is skipped.
       max_size: Size above which an axis is not rotated, and `full_matrix` refused.
       full_matrix: Whether all parameters share one basis.
 
@@ -104,7 +116,7 @@ def in_eigenbasis(
       >>> import optax_rprop
       >>> def loss(x):
       ...     return (x[0] + x[1]) ** 2 + 1e4 * (x[0] - x[1]) ** 2
-      >>> rprop = optax_rprop.rprop()
+      >>> rprop = optax_rprop.rprop(min_step_size=1e-12, max_step_size=1e12)
       >>> for optimizer in (rprop, in_eigenbasis(rprop, full_matrix=True)):
       ...     params = jnp.array([3.0, 1.0])
       ...     state = optimizer.init(params)
