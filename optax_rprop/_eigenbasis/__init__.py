@@ -1,6 +1,5 @@
 """Rprop in a learned, orthogonal basis, in which coordinates are not coupled."""
 
-import math
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from optax_rprop._arguments import (
     scalar_loss,
 )
 from optax_rprop._eigenbasis.flattened import flattened
-from optax_rprop._eigenbasis.rotation import Frame
+from optax_rprop._eigenbasis.rotation import Frame, rotated_axes
 from optax_rprop._eigenbasis.state import (
     EigenbasisState,
     learn,
@@ -166,7 +165,7 @@ def _rotated(
         check_arrays(decay=decay)
         leaves = real_leaves(params)
         shapes = list(map(jnp.shape, leaves))
-        rotates = _rotates(shapes, max_size, is_vector)
+        rotates = rotated_axes(shapes, max_size, is_vector)
         inner_state = inner.init(params)
         kept = [jnp.shape(step_sizes) for step_sizes, _ in read_memory(inner_state)]
         if kept != shapes:
@@ -221,33 +220,3 @@ def _rotated(
         return treedef.unflatten(new), state._replace(inner_state=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _rotates(
-    shapes: list[tuple[int, ...]], max_size: int, is_vector: bool
-) -> list[list[bool]]:
-    """Which axes of each leaf are rotated."""
-    rotates = [
-        [
-            math.prod(shape) > 0
-            and (is_vector or len(shape) > 1)
-            and 1 < size <= max_size
-            for size in shape
-        ]
-        for shape in shapes
-    ]
-    filled = [shape for shape in shapes if math.prod(shape)]
-    if not filled or is_vector or any(map(any, rotates)):
-        return rotates
-    if max(map(len, filled)) < 2:
-        those = f"all {len(filled)} parameters are scalars or vectors"
-        if len(filled) == 1:
-            those = "the only parameter is a scalar or vector"
-        raise ValueError(
-            f"in_eigenbasis has nothing to rotate: {those}. Use full_matrix=True."
-        )
-    raise ValueError(
-        "in_eigenbasis has nothing to rotate: no axis of a matrix has from 2 to"
-        f" max_size={max_size} entries. Raise max_size, use full_matrix=True, or leave"
-        " in_eigenbasis out."
-    )

@@ -4,6 +4,7 @@ Arrays in, arrays out, no pytrees. Leaves that are sharded over Explicit mesh ax
 gathered, computed with on every device, and laid out again as they came.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,40 @@ Matrices = tuple[jax.Array | None, ...]
 # Where single precision is cut to 8 or 11 bits otherwise, bases would not stay
 # orthogonal.
 _PRECISION = jax.lax.Precision.HIGHEST
+
+
+def rotated_axes(
+    shapes: list[tuple[int, ...]], max_size: int, is_vector: bool
+) -> list[list[bool]]:
+    """Which axes of each leaf are rotated.
+
+    Raises:
+      ValueError: None is, of leaves that are not empty.
+    """
+    rotates = [
+        [
+            math.prod(shape) > 0
+            and (is_vector or len(shape) > 1)
+            and 1 < size <= max_size
+            for size in shape
+        ]
+        for shape in shapes
+    ]
+    filled = [shape for shape in shapes if math.prod(shape)]
+    if not filled or is_vector or any(map(any, rotates)):
+        return rotates
+    if max(map(len, filled)) < 2:
+        those = f"all {len(filled)} parameters are scalars or vectors"
+        if len(filled) == 1:
+            those = "the only parameter is a scalar or vector"
+        raise ValueError(
+            f"in_eigenbasis has nothing to rotate: {those}. Use full_matrix=True."
+        )
+    raise ValueError(
+        "in_eigenbasis has nothing to rotate: no axis of a matrix has from 2 to"
+        f" max_size={max_size} entries. Raise max_size, use full_matrix=True, or leave"
+        " in_eigenbasis out."
+    )
 
 
 class Frame(NamedTuple):
