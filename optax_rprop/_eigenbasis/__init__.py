@@ -11,6 +11,7 @@ from optax_rprop._arguments import (
     matching_leaves,
     real_leaves,
     scalar_loss,
+    shape_of,
 )
 from optax_rprop._eigenbasis.flattened import flattened
 from optax_rprop._eigenbasis.rotation import Frame, rotated_axes
@@ -164,10 +165,10 @@ def _rotated(
     def init_fn(params: optax.Params) -> EigenbasisState:
         check_arrays(decay=decay)
         leaves = real_leaves(params)
-        shapes = list(map(jnp.shape, leaves))
+        shapes = list(map(shape_of, leaves))
         rotates = rotated_axes(shapes, max_size, is_vector)
         inner_state = inner.init(params)
-        kept = [jnp.shape(step_sizes) for step_sizes, _ in read_memory(inner_state)]
+        kept = [step_sizes.shape for step_sizes, _ in read_memory(inner_state)]
         if kept != shapes:
             raise ValueError(
                 f"inner must keep step sizes of shapes {shapes}, those of the"
