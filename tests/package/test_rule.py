@@ -11,6 +11,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
 from checks import (
@@ -314,3 +315,23 @@ def test_torch_stops_adapting(torch_parameter, dtype, vanishing):
     ours = updates_of(optax_rprop.rprop(0.1), [vanishing] * 2, dtype)
     np.testing.assert_allclose(theirs, [-0.1, -0.1], rtol=1e-3)
     np.testing.assert_allclose(ours, [-0.1, -0.12], rtol=1e-3)
+
+
+@pytest.mark.once
+def test_torch_skips_nan_as_the_default_does(torch_parameter):
+    """A NaN holds the coordinate and clears its memory in both."""
+    grads = (1.0, 1.0, NAN, 1.0, 1.0, -1.0)
+    step = torch_parameter(0.0, lr=0.1)
+    theirs = [step(grad) for grad in grads]
+    ours = updates_of(optax_rprop.rprop(0.1), grads)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.once
+def test_optax_is_one_step_late_and_poisoned_by_nan():
+    """The step that is pending at a sign change is lost, and a NaN stays for good."""
+    late = updates_of(optax.rprop(0.1), (1.0, 1.0, 1.0, -1.0, 1.0))
+    np.testing.assert_allclose(late, [0, -0.1, -0.12, 0, 0], rtol=1e-6)
+    with jax.numpy_dtype_promotion("standard"):
+        poisoned = updates_of(optax.rprop(0.1), (1.0, 1.0, NAN, 1.0, 1.0))
+    assert np.isnan(poisoned).any()

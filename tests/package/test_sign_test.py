@@ -153,25 +153,21 @@ def waits(updates):
 
 def test_documented_number_of_equal_gradients():
     """2 at first and 5 once R has settled; 4 for a step towards 0 from afar."""
-    updates, _ = play(resolve_signs(), jnp.ones((300, 8)))
-    assert np.flatnonzero(updates[:, 0])[0] == 1
-    assert waits(updates) == [5] * 8
+    grads, params = np.ones((2, 300, 8), np.float32)
+    params[:, 1:] = 0
     # A positive gradient leads down: towards 0 from above.
-    params = jnp.zeros((300, 8)).at[:, 0].set(2.0)
-    grads = jnp.ones((300, 8))
-    assert waits(play(resolve_signs(), grads, params)[0])[0] == 4
-    assert waits(play(resolve_signs(), -grads, -params)[0])[0] == 4
+    for sign in np.float32([1, -1]):
+        updates, _ = play_with(1.2, 0.95, 0.1, sign * grads, sign * params)
+        assert np.flatnonzero(updates[:, 1])[0] == 1
+        assert waits(updates) == [4] + [5] * 7
     # And away from 0, more are needed.
-    against = play(resolve_signs(lean=0.15), grads, -params)[0]
-    assert waits(against) == [6] + [5] * 7
+    assert waits(play_with(1.2, 0.95, 0.15, grads, -params)[0]) == [6] + [5] * 7
 
 
 def test_never_twice_in_a_row():
     """With a threshold above 1, as the docstring says, even where it leans most."""
     grads, params = noisy_gradients().astype(np.float32), moving_params()
-    updates, _ = play(
-        resolve_signs(1.2, decay=0.95, lean=1.0), grads, params.astype(np.float32)
-    )
+    updates, _ = play_with(1.2, 0.95, 1.0, grads, params.astype(np.float32))
     resolved = np.asarray(updates) != 0
     assert resolved.mean() > 0.03
     assert not np.any(resolved[1:] & resolved[:-1])
@@ -693,6 +689,7 @@ def test_chain_in_the_layout_of_a_byte():
     program(minibatch_rprop(**factors, state_layout="byte"), PARAMS)
 
 
+@pytest.mark.once
 def test_hyperparameters_of_the_chain_may_be_injected():
     """All of them, and as a schedule."""
     inject = optax.inject_hyperparams(minibatch_rprop)
