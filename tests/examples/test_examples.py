@@ -105,13 +105,6 @@ def test_a_plain_rprop_that_is_as_good_fails(monkeypatch, tmp_path, capsys):
     assert "plain Rprop is unexpectedly as good" in message
 
 
-def test_refuses_a_batch_larger_than_the_data(tmp_path, capsys):
-    """The number of rows is known only once they are loaded."""
-    options = ["--batch-size", "2000", "--output-dir", str(tmp_path)]
-    assert train_minibatch.main(options) == 2
-    assert "at most the 1078 training rows, got 2000" in capsys.readouterr().err
-
-
 # ----------------------------------------------------------------------------
 # Checkpoints and devices
 

@@ -679,10 +679,7 @@ def test_chain_hands_on_every_argument():
         optax_rprop.rprop(0.05, 0.85, 1.1, 1e-6, 50.0, skip_zero_grads=True),
     )
     assert program(minibatch_rprop(), PARAMS) == program(expected, PARAMS)
-
-
-def test_chain_in_the_layout_of_a_byte():
-    """It says what it cannot hold, and holds what the docstring names."""
+    # A byte cannot hold them, but these.
     with pytest.raises(ValueError, match="powers of"):
         minibatch_rprop(state_layout="byte")
     factors = {"eta_minus": 2**-0.5, "eta_plus": 2**0.25, "min_step_size": 1e-4}
