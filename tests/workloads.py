@@ -7,15 +7,6 @@ import optax
 
 import optax_rprop
 
-# Exact in float32 however often they multiply a step size here: see `regression`.
-EXACT_SETTINGS = {
-    "learning_rate": 0.5,
-    "eta_minus": 0.5,
-    "eta_plus": 2.0,
-    "min_step_size": 0.125,
-    "max_step_size": 2.0,
-}
-
 
 def gradient_stream(shape, seed, dtype=np.float32):
     """Gradients, stacked by steps, whose signs stay, change and vanish."""
@@ -58,23 +49,3 @@ def state_shardings(optimizer, params, other):
         params,
         transform_non_params=lambda _: other,
     )
-
-
-def regression():
-    """Parameters, inputs and targets of a linear regression without rounding.
-
-    Inputs and targets are small integers, and with `EXACT_SETTINGS` the
-    parameters stay small multiples of 1/8, so that float32 holds every sum of
-    squares exactly. No result depends on the order in which devices add.
-    """
-    rng = np.random.default_rng(0)
-    inputs = rng.integers(-2, 3, (16, 4)).astype(np.float32)
-    targets = rng.integers(-4, 5, (16, 2)).astype(np.float32)
-    params = {"weights": np.zeros((4, 2), np.float32), "bias": np.zeros(2, np.float32)}
-    return params, inputs, targets
-
-
-def mean_square(params, inputs, targets):
-    """The loss of `regression`."""
-    residuals = inputs @ params["weights"] + params["bias"] - targets
-    return jnp.mean(jnp.sum(residuals**2, axis=1))

@@ -55,18 +55,6 @@ def test_refuses_other_formats(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
-def test_classes_become_numbers(tmp_path, write_proben1, noisy_classes):
-    """Rows survive the file; targets of one 1 become classes, others stay."""
-    parts = noisy_classes((7, 5, 3), inputs=4, outputs=3, seed=0)
-    read = sets.read_proben1(write_proben1(tmp_path / "some1.dt", parts))
-    for part, classes, (x, t) in zip(read, sets.with_classes(read), parts, strict=True):
-        np.testing.assert_array_equal(part["inputs"], x)
-        np.testing.assert_array_equal(part["targets"], t)
-        np.testing.assert_array_equal(classes["targets"], t.argmax(axis=1))
-    numbers = sets.Split(*({**part, "targets": 0.5 * part["targets"]} for part in read))
-    assert sets.with_classes(numbers) is numbers
-
-
 def test_missing_files_are_named(tmp_path, capsys):
     """What is missing, and where it is to be had."""
     with pytest.raises(SystemExit, match=r"lacks thyroid1\.dt of Proben1") as caught:

@@ -37,24 +37,6 @@ def problem():
     return problems.multilayer("small", rows, runs=2, hidden=(16,))
 
 
-def test_every_run_has_a_split_of_its_own(problem):
-    """60 : 20 : 20, each scaled by its own training rows, classes and images apart."""
-    assert [part["inputs"].shape for part in problem.data] == [
-        (2, 120, 4),
-        (2, 40, 4),
-        (2, 40, 4),
-    ]
-    inputs = np.asarray(problem.data.train["inputs"])
-    np.testing.assert_allclose(inputs.mean(axis=1), 0, atol=1e-5)
-    np.testing.assert_allclose(inputs.std(axis=1), 1, atol=1e-5)
-    targets = problem.data.test["targets"]
-    assert not np.array_equal(targets[0], targets[1])
-    images = {"inputs": np.ones((10, 2, 2)), "targets": np.arange(10)}
-    parts = problems.splits(images, runs=1, most_held_out=1)
-    assert [len(part["targets"][0]) for part in parts] == [6, 1, 1]
-    np.testing.assert_array_equal(parts.train["inputs"], 1)
-
-
 def test_batches_are_epochs_without_repetition():
     """Each epoch shows every row at most once, in an order of its own."""
     order = train.batches(rows=10, size=3, steps=8, runs=2)
@@ -148,28 +130,3 @@ def test_grids_are_what_the_builders_read():
         jax.eval_shape(
             lambda p, tx=tx: tx.update(p, tx.init(p), p, value=jnp.ones(())), params
         )
-
-
-def test_ablation_starts_from_what_competes():
-    """The chain with another variant's name makes the updates of what ships."""
-    grads = np.random.default_rng(2).normal(0.3, 1, (60, 20)).astype(np.float32)
-
-    def walk(optimizer):
-        tx = optimizer.build({}, 60)
-
-        def step(carry, grad):
-            params, state = carry
-            updates, state = tx.update(grad, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), params
-
-        start = jnp.linspace(-1, 1, 20)
-        return jax.lax.scan(step, (start, tx.init(start)), grads)[1]
-
-    ours, *_ = methods.OPTIMIZERS
-    assert ours.name == methods.OURS
-    expected = walk(ours)
-    assert np.any(np.asarray(expected[-1]) != np.linspace(-1, 1, 20))
-    same = ablations.of_variant("irprop-")
-    np.testing.assert_allclose(walk(same), expected, rtol=1e-5)
-    assert np.any(walk(ablations.of_variant("rprop-")) != expected)

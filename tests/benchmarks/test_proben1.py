@@ -59,22 +59,6 @@ def test_network_and_error_measure(x64, sizes, shortcuts, weights):
     assert float(error) == pytest.approx(100 * total / (sizes[-1] * 6))
 
 
-def test_initialization(x64):
-    """Weights and step sizes fill their ranges, a number of its own per weight."""
-    protocol = training.Protocol(0.1, 0.05, 0.2, 2.0)
-    network = training.Network((40, 50), shortcuts=False)
-    optimizer = proben1_optimizer("irprop+")
-    run = training.start(jax.random.key(0), network, optimizer, protocol)
-    step_sizes = np.asarray(run.opt_state[0].step_sizes)
-    weights = np.asarray(run.weights)
-    for numbers, lower, upper in ((weights, -0.1, 0.1), (step_sizes, 0.05, 0.2)):
-        assert len(np.unique(numbers)) == network.zeros.size
-        assert lower <= numbers.min() < lower + 0.01 * (upper - lower)
-        assert upper - 0.01 * (upper - lower) < numbers.max() <= upper
-        assert numbers.mean() == pytest.approx((lower + upper) / 2, abs=0.01)
-    assert abs(np.corrcoef(weights, step_sizes)[0, 1]) < 0.1
-
-
 def proben1_optimizer(variant):
     """Rprop as the report sets it, as far as `init` is concerned."""
     return training.optax_rprop.rprop(min_step_size=0.0, variant=variant)
@@ -247,27 +231,3 @@ def test_whole_quick_run(data_dir, tmp_path):
         report.errors(output_dir).split()
     )
     assert "| Table 10, inferred, rprop- " in report.agreement(output_dir)
-
-
-def test_names_the_missing_data_sets(data_dir):
-    """Every missing file is named, and no other."""
-    (data_dir / "two1.dt").unlink()
-    with pytest.raises(SystemExit, match=r"lacks two1.dt of Proben1"):
-        tables.main(["--data-dir", str(data_dir)])
-
-
-def test_refuses_broken_files(data_dir, capsys):
-    """A data set in another format is refused before anything is trained."""
-    (data_dir / "one1.dt").write_text("no data")
-    with pytest.raises(SystemExit) as caught:
-        tables.main(["--data-dir", str(data_dir)])
-    assert caught.value.code == 2
-    assert "one1.dt must be in Proben1's format" in capsys.readouterr().err
-
-
-def test_refuses_output_units_that_are_not_linear(data_dir):
-    """The report has some networks with sigmoid outputs, which are not covered."""
-    assert tables.hidden_sizes("one1") == (3, 2)
-    tables.PUBLISHED[tables.ARCHITECTURES]["one1"]["output"] = "sigmoid"
-    with pytest.raises(AssertionError):
-        tables.hidden_sizes("one1")

@@ -54,12 +54,6 @@ def test_environment_is_recorded(tmp_path):
     assert run["versions"]["jax"] in results.context(tmp_path, "some")
 
 
-def test_missing_results_are_said(tmp_path):
-    """A report without results says what to do."""
-    with pytest.raises(SystemExit, match="measure first"):
-        results.read(tmp_path, "some")
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [(1234.4, "1,234"), (0.00123456, "0.00123"), (0.0, "0"), (np.nan, "")],

@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-import sys
 from operator import attrgetter
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 pd = pytest.importorskip("pandas", reason="the benchmarks need it")
 
 from benchmarks.common import optimizers  # noqa: E402
-from benchmarks.speed import step  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 SCRIPTS = {
@@ -83,21 +81,6 @@ def test_quick_runs_write_what_reports_read(topic, run_script, tmp_path):
         assert not np.isinf(rows.select_dtypes("number").to_numpy()).any()
         if kept.exists():
             assert set(rows) <= set(pd.read_csv(kept / name, nrows=0))
-
-
-def test_without_torch(monkeypatch, capsys):
-    """Its absence is said; the scripts then leave its rows out."""
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert step.optional_torch() is None
-    assert "Without PyTorch" in capsys.readouterr().out
-
-
-def test_missing_options_are_named(run_script, capsys):
-    """Without its data, the script ends with exit code 2 before anything runs."""
-    with pytest.raises(SystemExit) as stopped:
-        run_script("proben1", "tables")
-    assert stopped.value.code == 2
-    assert "required: --data-dir" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", MODULES, ids=attrgetter("stem"))

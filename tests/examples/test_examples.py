@@ -1,28 +1,31 @@
-"""Checkpoints and several devices: scripts run as their users run them."""
+"""Digits, checkpoints and several devices: small runs, and checks that can fail."""
 
 import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
 pytest.importorskip("flax", minversion="0.12", reason="needs the current Flax NNX API")
 pytest.importorskip("orbax.checkpoint", reason="needs the extras of the examples")
 import checkpoint_resume
 import data_parallel
-from flax import nnx
+import train_minibatch
+import train_mlp
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.once,
     pytest.mark.usefixtures("standard_promotion"),
 ]
+SMALL_MLP = ["--epochs", "25", "--patience", "25", "--hidden-units", "16"]
+SMALL_MINIBATCH = ["--epochs", "5", "--hidden-units", "16"]
+UNTRAINED = train_minibatch.Record(2.3, 0.1, None)
 EXAMPLES = Path(data_parallel.__file__).parent
 TIMEOUT = 240
 
@@ -52,6 +55,60 @@ def finish(script, *options):
     return output
 
 
+# ----------------------------------------------------------------------------
+# Digits
+
+
+def test_learns_the_digits(tmp_path, capsys):
+    """Reports three splits of the 1,797 rows and draws its picture."""
+    options = ["--variant", "irprop+", "--output-dir", str(tmp_path / "new")]
+    assert train_mlp.main([*SMALL_MLP, *options, "--min-accuracy", "0.85"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    table = {row[0]: row[1:] for row in rows if len(row) == 4 and row[0] != "rows"}
+    assert sum(int(table[name][0]) for name in table) == 1797
+    assert float(table["test"][2]) >= 0.85
+    assert (tmp_path / "new" / "train_mlp.png").stat().st_size > 10_000
+
+
+def test_fails_below_the_accuracy_asked_for(monkeypatch, tmp_path, capsys):
+    """The check of the result can fail, and reports it."""
+    monkeypatch.setattr(train_mlp, "fit", lambda model, *_, **__: (model, 0, []))
+    monkeypatch.setattr(train_mlp, "plot", lambda *_: None)
+    assert train_mlp.main(["--output-dir", str(tmp_path)]) == 1
+    assert "below --min-accuracy 0.9" in capsys.readouterr().err
+
+
+def test_learns_where_plain_rprop_fails(tmp_path, capsys):
+    """Reports both, draws its picture, and finds the order it expects."""
+    options = [*SMALL_MINIBATCH, "--output-dir", str(tmp_path / "new")]
+    assert train_minibatch.main([*options, "--min-accuracy", "0.9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    accuracy = {
+        name: float(line.split()[-1])
+        for line in lines
+        for name in train_minibatch.OPTIMIZERS
+        if line.startswith(name)
+    }
+    assert accuracy["mini-batch Rprop"] >= 0.9 > accuracy["plain Rprop"]
+    assert (tmp_path / "new" / "train_minibatch.png").stat().st_size > 10_000
+
+
+def test_a_plain_rprop_that_is_as_good_fails(monkeypatch, tmp_path, capsys):
+    """The checks of the result can fail, and report it."""
+    monkeypatch.setattr(train_minibatch, "fit", lambda *_, **__: [UNTRAINED])
+    monkeypatch.setattr(
+        train_minibatch, "plot", lambda *_: train_minibatch.plt.figure()
+    )
+    assert train_minibatch.main(["--output-dir", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert "is below --min-accuracy 0.93." in message
+    assert "plain Rprop is unexpectedly as good" in message
+
+
+# ----------------------------------------------------------------------------
+# Checkpoints and devices
+
+
 def test_killed_run_resumes_bit_for_bit(tmp_path):
     """SIGKILL loses nothing: two starts end with the bits of one uninterrupted run."""
     # It would train for hours, so it is killed before its end.
@@ -77,41 +134,6 @@ def test_killed_run_resumes_bit_for_bit(tmp_path):
     assert "Identical, bit for bit, to the uninterrupted run" in output
 
 
-def test_fingerprint_sees_every_leaf():
-    """One flipped bit in any array of the state is a difference."""
-    training = checkpoint_resume.Training()
-    reference = checkpoint_resume.fingerprint(training)
-    leaves, treedef = jax.tree.flatten(nnx.state(training))
-    assert len(leaves) == 4 * 3 + 2  # Parameters, step sizes, signs; loss, count.
-    for index, leaf in enumerate(leaves):
-        flipped = np.array(leaf)
-        flipped.reshape(-1).view(np.uint8)[0] ^= 1
-        changed = [*leaves[:index], jax.numpy.asarray(flipped), *leaves[index + 1 :]]
-        nnx.update(training, treedef.unflatten(changed))
-        assert checkpoint_resume.fingerprint(training) != reference
-    nnx.update(training, treedef.unflatten(leaves))
-    assert checkpoint_resume.fingerprint(training) == reference
-
-
-def test_restores_every_leaf(monkeypatch, tmp_path, capsys):
-    """Starting again after the last step restores all bits, without training."""
-
-    def start(steps):
-        options = ["--steps", str(steps), "--output-dir", str(tmp_path)]
-        return checkpoint_resume.train_with_checkpoints(
-            checkpoint_resume.parse_options(options)
-        )
-
-    trained = checkpoint_resume.fingerprint(start(3))
-    assert "Resumed" not in capsys.readouterr().out
-    # If it trained again, it would end with the same bits.
-    monkeypatch.setattr(checkpoint_resume, "train", lambda *_, **__: None)
-    assert checkpoint_resume.fingerprint(start(3)) == trained
-    assert "Resumed at step 3\n" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="at step 3, beyond --steps 2"):
-        start(2)
-
-
 def test_other_bits_than_the_uninterrupted_run_fail(monkeypatch, capsys):
     """The check of the result can fail, and reports it."""
     monkeypatch.setattr(
@@ -123,49 +145,36 @@ def test_other_bits_than_the_uninterrupted_run_fail(monkeypatch, capsys):
     assert "ended with other bits" in capsys.readouterr().err
 
 
-def test_several_devices_give_the_result_of_one(tmp_path):
-    """The script compares them itself; tests/package has several processes."""
-    options = ("--steps", 20, "--output-dir", tmp_path, "--cpu-devices", 4)
-    output = finish("data_parallel.py", *options, "--shard-parameters")
-    assert "Process 0 of 1: 4 of 4 devices" in output
+def test_two_processes_give_the_result_of_one_device(tmp_path):
+    """Real processes and collectives, four devices; the script itself compares."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("--steps", 20, "--cpu-devices", 2, "--shard-parameters", "--output-dir")
+    options += (tmp_path, "--coordinator-address", address, "--num-processes", 2)
+    with started("data_parallel.py", *options, "--process-id", 1) as other:
+        output = finish("data_parallel.py", *options, "--process-id", 0)
+        assert other.wait(TIMEOUT) == 0
+    assert "Process 0 of 2: 2 of 4 devices" in output
     # No partial derivative comes so near to 0 so early that rounding sets its sign.
     identical = re.search(r"identical, bit for bit, in the first (\d+) ", output)
     assert int(identical[1]) >= 10
     assert (tmp_path / "data_parallel.npz").stat().st_size > 10_000
 
 
-def test_comparison_of_runs_can_fail(capsys):
-    """A wrong first loss, a wrong later one, and another path are all reported."""
-    losses = np.array([2.0, 1.0, 0.5])
-    alone = data_parallel.Run(losses, np.zeros((3, 4)))
-    assert data_parallel.compare(alone, alone) is None
-    assert "in the first 3 steps of 3" in capsys.readouterr().out
-
-    params = np.zeros((3, 4))
-    params[2, 1] = 0.25
-    assert data_parallel.compare(alone._replace(params=params), alone) is None
-    report = capsys.readouterr().out
-    assert "in the first 2 steps of 3" in report
-    assert "at the end: 0.25" in report
-
-    for factors, message in [
-        ([1.0001, 1.0, 1.0], "first losses differ by 0.0001"),
-        ([1.0, 1.0, 1.02], "more than 1 %"),
-        ([1.0, np.nan, 1.0], "more than 1 %"),
-    ]:
-        wrong = alone._replace(losses=losses * factors)
-        assert message in data_parallel.compare(wrong, alone)
-
-
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
+        (train_mlp, ["--epochs", "0"], "--epochs: must be at least 1, got 0"),
+        (train_mlp, ["--epochs", "many"], "--epochs: invalid positive value: 'many'"),
+        (train_mlp, ["--variant", "adam"], "invalid choice: 'adam'"),
+        (train_mlp, ["--learning-rate", "1"], "unrecognized arguments"),
+        (train_minibatch, ["--seed", "-1"], "--seed: must not be negative, got -1"),
+        (train_minibatch, ["--output-dir", __file__], "cannot create the folder"),
         (checkpoint_resume, ["--steps", "0"], "--steps: must be at least 1"),
         (checkpoint_resume, ["--save-every", "0"], "--save-every: must be at least 1"),
         (checkpoint_resume, ["--output-dir", __file__], "is not a folder"),
-        (data_parallel, ["--steps", "0"], "--steps: must be at least 1"),
         (data_parallel, ["--cpu-devices", "0"], "--cpu-devices: must be at least 1"),
-        (data_parallel, ["--output-dir", __file__], "is not a folder"),
         (data_parallel, ["--process-id", "1"], "belong together"),
         (data_parallel, ["--cluster", "--process-id", "1"], "leave it out"),
         (

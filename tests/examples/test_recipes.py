@@ -215,58 +215,6 @@ def test_table_lists_the_libraries():
         assert IMPORT_NAMES.get(requirement.name, requirement.name) in used
 
 
-SAMPLE = """
-```python
-import jax
-
-jax.config.update("jax_enable_x64", True)
-one = jax.numpy.ones(())
-assert one.dtype == "float64"
-```
-
-```sh
-exit 1
-```
-
-```python
-import jax.numpy as jnp
-
-assert jnp.ones(()).dtype == "float32"
-assert (jnp.ones((), jnp.float16) + jnp.ones(())).dtype == "float32"
-print("one" in globals())
-```
-
-```python
-import warnings
-
-warnings.warn("old", DeprecationWarning)
-assert False, "wrong"
-```
-
-```python
-import no_such_module
-```
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.once
-@pytest.mark.parametrize("namespaces", ["fresh", "shared"])
-def test_blocks_run_as_a_reader_runs_them(namespaces, tmp_path):
-    """Failures and warnings show; settings of one block do not reach the next."""
-    file = tmp_path / "sample.md"
-    file.write_text(SAMPLE)
-    double, single, wrong, absent = execute_elsewhere(file, namespaces, tmp_path)
-    assert double.failure is None
-    assert single.failure is None
-    assert single.shown == f"{namespaces == 'shared'}\n"
-    assert "DeprecationWarning: old" in wrong.shown
-    line = SAMPLE.splitlines().index('assert False, "wrong"') + 1
-    assert f'"{file}", line {line},' in wrong.failure
-    assert "AssertionError: wrong" in wrong.failure
-    assert "No module named 'no_such_module'" in absent.failure
-
-
 if __name__ == "__main__":
     file_to_execute, kind, results_file = sys.argv[1:]
     Path(results_file).write_text(json.dumps(execute(file_to_execute, kind)))

@@ -1,7 +1,6 @@
 """Every wrong argument is refused in words that help; every right one is used."""
 
 import decimal
-import fractions
 import functools
 import inspect
 import itertools
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, VARIANTS, assert_identical, play, rprop
+from checks import LAYOUTS, VARIANTS, play, rprop
 
 import optax_rprop
 from optax_rprop import in_eigenbasis
@@ -43,12 +42,9 @@ def rows(error, *table):
         ("0.1", "real number", "'0.1'"),
         (None, "real number", "None"),
         (True, "real number", "True"),
-        (np.True_, "real number", "True"),
         (np.array(True), "real number", "True"),
         (1j, "real number", "1j"),
-        ([0.1], "real number", "[0.1]"),
         (decimal.Decimal("0.1"), "real number", "0.1"),
-        (fractions.Fraction(1, 2), "real number", "Fraction(1, 2)"),
         (jnp.array(True), "real number", "bool"),
         (jnp.array(1j), "real number", "complex64"),
     )
@@ -58,8 +54,6 @@ def rows(error, *table):
         (jnp.array([0.1, 0.2]), "scalar", "(2,)", "optax.partition"),
         (float("nan"), "finite", "nan"),
         (float("inf"), "finite", "inf"),
-        (-float("inf"), "finite", "-inf"),
-        (np.float32("nan"), "finite", "nan"),
         (np.array(np.inf), "finite", "inf"),
         (1e39, "finite in float32", "1e+39"),
         (10**400, "finite in float32"),
@@ -85,20 +79,15 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
             "inject_hyperparams(rprop)(max_step_size=schedule)",
         ),
         ({"skip_zero_grads": 1}, "True or False", "1"),
-        ({"skip_zero_grads": None}, "True or False", "None"),
         ({"eta_plus": jnp.asarray(2.0)} | BYTE, "Python numbers", "static_args"),
     )
     + rows(
         ValueError,
         ({"eta_minus": 0.0}, "(0, 1)", "got 0.0"),
         ({"eta_minus": 1.0}, "(0, 1)", "got 1.0"),
-        ({"eta_minus": 1.5}, "(0, 1)", "got 1.5"),
-        ({"eta_minus": -0.5}, "(0, 1)", "got -0.5"),
         ({"eta_plus": 1}, "greater than 1", "got 1"),
-        ({"eta_plus": 0.5}, "greater than 1", "got 0.5"),
         ({"min_step_size": -1e-9}, "not be negative", "got -1e-09"),
         ({"learning_rate": 0.0, "min_step_size": 0.0}, "positive", "got 0.0"),
-        ({"learning_rate": -0.1}, "positive", "-0.1"),
         (
             {"learning_rate": 1e-46, "min_step_size": 0.0},
             "positive in float32",
@@ -112,16 +101,10 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
         ({"learning_rate": 1e-7}, "less than min_step_size=1e-06", "1e-07", "Raise it"),
         ({"learning_rate": 51.0}, "exceed max_step_size=50.0", "51.0", "Lower it"),
         ({"variant": "rprop"}, *NAMES, "got 'rprop'"),
-        ({"variant": "IRPROP-"}, *NAMES, "got 'IRPROP-'"),
-        ({"variant": None}, *NAMES, "got None"),
-        ({"variant": ["rprop-"]}, *NAMES, "got ['rprop-']"),
         ({"state_layout": "dense"}, "'split', 'packed', 'byte'", "got 'dense'"),
         ({"state_layout": {}}, "got {}"),
         ({"min_step_size": 1e-13} | PACKED, "at least 2**-42", "1e-13", '"split"'),
-        ({"min_step_size": 0} | PACKED, "at least 2**-42", "got 0", '"split"'),
         ({"max_step_size": 2**42} | PACKED, "less than 2**42", "439804", '"split"'),
-        # In float32 this is 2**42.
-        ({"max_step_size": 2**42 - 1} | PACKED, "less than 2**42", "439804"),
         ({"eta_plus": 1.2} | BYTE, "0.5 and 1.2", "eta_plus=0.5**-(1/3)", "about 1.26"),
         # With fewer levels, the nearest that fits is farther off.
         (
@@ -129,7 +112,6 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
             "eta_plus=0.5**-(1/2)",
             "about 1.414",
         ),
-        ({"eta_plus": 1.26} | BYTE, "0.5 and 1.26", "0.5**-(1/3)"),
     ),
 )
 def test_wrong_option(options, error, words):
@@ -181,14 +163,9 @@ def test_names_of_arguments(factory):
         (jnp.array([True]), "bool", "optax.partition"),
         (jnp.array([1j]), "complex64", "split_real_and_imag"),
         (3, "int", "optax.set_to_zero"),
-        (1j, "complex", "split_real_and_imaginary"),
         (jax.random.key(0), "key<fry>"),
-        ("float32", "'float32'"),
         ("weight", "'weight'"),
-        (jnp.float32, "float32"),
-        (jnp.tanh, "tanh"),
         (np.array(["weight"]), "<U6"),
-        (np.array([None]), "object"),
     ),
 )
 def test_leaf_of_wrong_type(leaf, error, words):
@@ -207,11 +184,8 @@ def test_leaf_of_wrong_type(leaf, error, words):
         ValueError,
         ({"w": jnp.ones(2)}, "structure", "'b': *, 'w': *", "{'w': *}"),
         ({"w": jnp.ones(2), "b": None}, "structure", "'b': None"),
-        ((jnp.ones(2), jnp.ones(3)), "structure", "(*, *)"),
         (None, "structure", "None"),
         ({"w": jnp.ones(2), "b": jnp.ones(1)}, "updates['b']", "(3,)", "got (1,)"),
-        ({"w": 1.0, "b": jnp.ones(3)}, "updates['w']", "(2,)", "got ()"),
-        ({"w": jnp.ones((2, 1)), "b": jnp.ones(3)}, "updates['w']", "got (2, 1)"),
     ),
 )
 def test_gradient_of_wrong_structure_or_shape(updates, error, words):
@@ -247,7 +221,7 @@ def test_state_of_the_other_layout():
         name: optax_rprop.scale_by_rprop(eta_plus=2.0, state_layout=name)
         for name in LAYOUTS
     }
-    states = {name: tx.init(params) for name, tx in optimizers.items()}
+    states = {name: jax.eval_shape(tx.init, params) for name, tx in optimizers.items()}
     for layout, other in itertools.permutations(LAYOUTS, 2):
         expected, got = (type(states[name]).__name__ for name in (layout, other))
         with refused(TypeError, expected, f"state_layout='{layout}'", f"got {got}"):
@@ -258,7 +232,9 @@ def test_state_of_another_variant():
     """Each remembers other things, even where the arrays are alike."""
     params = jnp.zeros(2)
     optimizers = {variant: optax_rprop.rprop(variant=variant) for variant in VARIANTS}
-    states = {variant: tx.init(params) for variant, tx in optimizers.items()}
+    states = {
+        variant: jax.eval_shape(tx.init, params) for variant, tx in optimizers.items()
+    }
     for variant, other in itertools.permutations(VARIANTS, 2):
         with refused(ValueError, f"to variant '{variant}'", f"is '{other}'", "`init`"):
             optimizers[other].update(params, states[variant], value=1.0)
@@ -287,11 +263,7 @@ def test_state_of_wrong_shape(fields, error, words):
         TypeError,
         (1, "real floating", "int32"),
         (True, "real floating", "bool"),
-        (1j, "real floating", "complex64"),
-        (jnp.array(1), "real floating", "int32"),
         ("1.0", "real floating", "'1.0'"),
-        ("float32", "real floating", "'float32'"),
-        (jnp.sum, "real floating", "sum"),
         ({"loss": 1.0}, "real floating", "loss"),
     )
     + rows(
@@ -307,17 +279,6 @@ def test_wrong_value(value, error, words):
     params = jnp.zeros(2)
     with refused(error, "value", *words):
         optimizer.update(params, optimizer.init(params), params, value=value)
-
-
-def test_right_value():
-    """Any real number will do; its dtype does not become that of the state."""
-    optimizer = optax_rprop.rprop(variant="irprop+")
-    params = jnp.zeros(2)
-    arrays = [jnp.array(0.5, dtype) for dtype in ("float32", "bfloat16", "float16")]
-    for value in (0.5, np.float64(0.5), np.float16(0.5), np.array(0.5), *arrays):
-        _, state = optimizer.update(params, optimizer.init(params), value=value)
-        kept = optax_rprop.get_rprop_state(state).prev_value
-        assert (kept, kept.dtype) == (0.5, jnp.float32)
 
 
 # ----------------------------------------------------------------------------
@@ -359,10 +320,14 @@ def test_a_value_that_is_no_float_is_left_to_rprop(shape):
     """It is ignored, or refused by the variant that reads it."""
     params = jnp.ones(shape)
     ignoring, reading = in_eigenbasis(rprop()), in_eigenbasis(rprop(variant="irprop+"))
+    states = [jax.eval_shape(tx.init, params) for tx in (ignoring, reading)]
     for value in (1, np.int32(1), jnp.array(1), True, None, "1"):
-        ignoring.update(params, ignoring.init(params), value=value)
+        ignore, read = (
+            functools.partial(tx.update, value=value) for tx in (ignoring, reading)
+        )
+        jax.eval_shape(ignore, params, states[0])
         with pytest.raises((TypeError, ValueError), match="value"):
-            reading.update(params, reading.init(params), value=value)
+            jax.eval_shape(read, params, states[1])
 
 
 SQUARE = np.ones((2, 2), "float32")
@@ -437,41 +402,20 @@ def test_wrong_values_are_refused(call, message):
 # Signs change, stay and are 0, and the loss rises and falls.
 GRADS = jnp.array([1.0, 1.0, 1.0, -1.0, 1.0, 0.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
 VALUES = jnp.array([5.0, 4.0, 3.0, 4.0, 2.0, 1.0, 0.0, 2.0, 1.0, 0.0, -1.0, -2.0])
-ODD = {
-    "learning_rate": 0.3,
-    "eta_minus": 0.25,
-    "eta_plus": 4.0,
-    "min_step_size": 0.008,
-    "max_step_size": 0.012,
-}
+PLAIN = dict(zip(NUMBERS, (0.01, 0.5, 1.2, 1e-6, 50.0), strict=True))
+ODD = dict(zip(NUMBERS, (0.3, 0.25, 4.0, 0.008, 0.012), strict=True))
 
 
-@functools.cache
-def run(**options):
-    """The updates by these gradients and losses, of irprop+ if nothing else is said."""
-    optimizer = rprop(**{"variant": "irprop+"} | options)
-    return np.asarray(jax.jit(functools.partial(play, optimizer))(GRADS, VALUES)[0])
+def test_each_number_is_used():
+    """Another one makes other updates."""
 
-
-@pytest.mark.parametrize("name", NUMBERS)
-def test_each_number_is_used(name):
-    """Another one makes other updates; as a JAX array, traced or not, the same."""
-    expected = run(**{name: ODD[name]})
-    assert not np.array_equal(expected, run())
-
-    def run_with(number):
-        optimizer = optax_rprop.rprop(**{name: number}, variant="irprop+")
+    @jax.jit
+    def run(numbers):
+        optimizer = optax_rprop.rprop(**numbers, variant="irprop+")
         return play(optimizer, GRADS, VALUES).updates
 
-    number = jnp.asarray(ODD[name])
-    assert_identical(jax.jit(lambda: run_with(number))(), expected)
-    assert_identical(jax.jit(run_with)(number), expected)
-
-
-def test_each_option_is_used():
-    """No two variants make the same updates, nor does skipping gradients of 0."""
-    runs = [run(variant=variant) for variant in VARIANTS] + [run(skip_zero_grads=True)]
-    assert len({updates.tobytes() for updates in runs}) == len(runs)
+    for name in NUMBERS:
+        assert not np.array_equal(run(PLAIN | {name: ODD[name]}), run(PLAIN))
 
 
 @pytest.mark.parametrize(
@@ -479,10 +423,7 @@ def test_each_option_is_used():
     [
         {"min_step_size": 0},
         {"min_step_size": 0.01, "max_step_size": 0.01},
-        {"learning_rate": 1e-6},
         {"learning_rate": 50},
-        {"learning_rate": np.float16(0.5), "max_step_size": np.array(1)},
-        {"eta_minus": np.float64(0.9), "eta_plus": np.int32(2)},
         {"min_step_size": 2.0**-42, "state_layout": "packed"},
         {"max_step_size": 2.0**41, "state_layout": "packed"},
         {"eta_plus": 2 ** (1 / 3), "state_layout": "byte"},
@@ -494,7 +435,7 @@ def test_each_option_is_used():
     ids=str,
 )
 def test_numbers_at_their_limits_pass(options):
-    """Bounds include their ends, and all kinds of real numbers are welcome."""
+    """Bounds include their ends."""
     optimizer = optax_rprop.rprop(**options)
     updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.zeros(2)), value=0.0)
     expected = np.float32(options.get("learning_rate", 0.01))
@@ -527,7 +468,7 @@ def test_bounds_that_the_byte_can_hold_are_named(options, below, above):
 
 
 def test_an_initial_step_size_beyond_the_bounds_starts_at_one():
-    """An array of JAX, as injected numbers are; and nothing is remembered."""
+    """An array of JAX, as injected numbers are."""
     for state_layout in LAYOUTS:
         optimizer = optax_rprop.scale_by_rprop(
             jnp.float32(1e5),
@@ -535,10 +476,9 @@ def test_an_initial_step_size_beyond_the_bounds_starts_at_one():
             min_step_size=0.01,
             state_layout=state_layout,
         )
-        state = optimizer.init(jnp.zeros(2))
-        assert not np.any(optax_rprop.get_rprop_state(state).prev_grad_signs)
-        updates, _ = optimizer.update(jnp.array([1.0, -1.0]), state)
-        np.testing.assert_allclose(updates, [50.0, -50.0], rtol=1e-6)
+        grads = np.float32([[1.0, -1.0]])
+        steps = jax.jit(functools.partial(play, optimizer))(grads, grads[:, 0])
+        np.testing.assert_allclose(steps.updates, 50 * grads, rtol=1e-6)
 
 
 @pytest.mark.parametrize("variant", ["irprop-", "irprop+"])

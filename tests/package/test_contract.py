@@ -17,9 +17,7 @@ from checks import (
     REPRESENTATIVE,
     assert_identical,
     each_configuration,
-    each_layout,
     injected,
-    play,
     rprop,
 )
 from workloads import feed, gradient_stream, value_stream
@@ -29,6 +27,8 @@ import optax_rprop
 pytestmark = pytest.mark.stack
 
 STEPS = 12
+# What has all fields that a state can have.
+WRAPPED = {"variant": "irprop+", "state_layout": "byte"}
 
 LEAST = [rprop(0.5, **options) for options in REPRESENTATIVE]
 CHAINS = [
@@ -41,12 +41,23 @@ ROTATED = [
     for full_matrix in (False, True)
 ]
 NAMES = ["split", "packed", "byte", "minibatch", "minibatch bfloat16"]
-each_elementwise = pytest.mark.parametrize("optimizer", LEAST + CHAINS, ids=NAMES)
-each_optimizer = pytest.mark.parametrize(
-    "optimizer",
-    LEAST + CHAINS + [pytest.param(tx, marks=pytest.mark.slow) for tx in ROTATED],
-    ids=[*NAMES, "eigenbasis", "full matrix"],
-)
+ALL = [*NAMES, "eigenbasis", "full matrix"]
+
+
+def each(names, by_default):
+    """Parameters of these names; by default, not all of them run."""
+    optimizers = dict(zip(ALL, LEAST + CHAINS + ROTATED, strict=True))
+    marks = {name: () if name in by_default else pytest.mark.slow for name in names}
+    return pytest.mark.parametrize(
+        "optimizer",
+        [pytest.param(optimizers[name], id=name, marks=marks[name]) for name in names],
+    )
+
+
+each_optimizer = each(ALL, NAMES)
+# Where much is compiled, the layout and the chain that do most.
+each_if_slow = each(ALL, ["byte", "minibatch"])
+each_elementwise = each(NAMES, ["byte", "minibatch"])
 
 # Every compilation that the process makes, whoever asks for it.
 _compilations = []
@@ -284,10 +295,6 @@ def signs(**options):
     return optax_rprop.resolve_signs(**arrays, lean=0, **options), arrays
 
 
-def rotated(optimizer):
-    return optax_rprop.in_eigenbasis(optimizer, full_matrix=True)
-
-
 OWNING = {
     **{layout: functools.partial(given, layout) for layout in LAYOUTS},
     "inject": lambda: (injected(**GIVEN), {}),
@@ -300,11 +307,19 @@ OWNING = {
     "signs bfloat16": lambda: signs(statistics_dtype="bfloat16"),
     "partition": lambda: of_arrays(lambda tx: optax.partition({"x": tx}, "x")),
     "MultiSteps": lambda: of_arrays(lambda tx: optax.MultiSteps(tx, 2)),
-    "eigenbasis": lambda: of_arrays(rotated),
+    "eigenbasis": lambda: of_arrays(
+        lambda tx: optax_rprop.in_eigenbasis(tx, full_matrix=True)
+    ),
 }
 
 
-@pytest.mark.parametrize("name", OWNING)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "eigenbasis" else ())
+        for name in OWNING
+    ],
+)
 def test_state_owns_its_memory(standard_promotion, name):
     """No array of a state is the caller's or another's; the caller's live on."""
     optimizer, arrays = OWNING[name]()
@@ -325,7 +340,8 @@ def test_state_owns_its_memory(standard_promotion, name):
 # Debugging aids of JAX
 
 
-def check_debugging_flags(optimizer):
+@each_if_slow
+def test_debugging_flags_find_nothing(optimizer):
     """No infinity or NaN on the way, not even in branches that are not taken."""
     params = {"a": jnp.ones((2, 2)), "b": jnp.zeros(0)}
     rows = [[1, -1, 1, 0], [1, 1, -1, 0], [1, 1, 0, 1e30], [1, -1, 1e-30, -1]]
@@ -337,14 +353,9 @@ def check_debugging_flags(optimizer):
             # Eagerly, where each operation is looked at.
             _, state = optimizer.update(grads, state, params, value=value)
         jax.jit(optimizer.update)(grads, state, params, value=value)
-
-
-@each_optimizer
-def test_debugging_flags_find_nothing(optimizer):
-    """And the flags are awake."""
-    check_debugging_flags(optimizer)
-    with jax.debug_infs(True), pytest.raises(FloatingPointError):
-        jnp.array(3e38) * 2.0
+        # And the flags are awake.
+        with pytest.raises(FloatingPointError):
+            jnp.array(3e38) * 2.0
 
 
 @each_optimizer
@@ -398,27 +409,24 @@ def test_lowers_for_devices_that_are_not_there(optimizer):
         assert "custom_call" not in text
 
 
-@each_layout
-def test_saving_and_loading_in_mid_run(x64, state_layout):
+def test_saving_and_loading_in_mid_run(x64):
     """A run that is continued from a file is the run that never stopped."""
     serialization = pytest.importorskip("flax.serialization")
-    optimizer = optax.chain(
-        optax.clip(10.0), build({"variant": "irprop+", "state_layout": state_layout})
-    )
+    optimizer = optax.chain(optax.clip(10.0), build(WRAPPED))
     dtypes = ("bfloat16", "float32", "float64")
     stream = {dtype: gradient_stream((8, 3), 7, dtype) for dtype in dtypes}
+    values = value_stream(8, seed=8)
     traces = []
 
     @jax.jit
     def step(params, state, number):
         traces.append(None)
         grads = jax.tree.map(operator.itemgetter(number), stream)
-        value = value_stream(8, seed=8)[number]
-        updates, state = optimizer.update(grads, state, params, value=value)
+        updates, state = optimizer.update(grads, state, params, value=values[number])
         return optax.apply_updates(params, updates), state
 
-    params = {dtype: jnp.zeros(3, dtype) for dtype in dtypes}
-    run = start = params, optimizer.init(params)
+    params = {dtype: jnp.asarray(np.zeros(3), dtype) for dtype in dtypes}
+    run = start = params, jax.jit(optimizer.init)(params)
     for number in range(4):
         run = step(*run, number)
     restored = serialization.from_bytes(start, serialization.to_bytes(run))
@@ -443,114 +451,8 @@ def test_injected_hyperparameters_change_nothing(options):
     assert_identical(run(*two_leaves()), plain_run(**options))
 
 
-def test_scheduled_bounds_hold_at_each_step():
-    """Whether a coordinate's sign stays, changes or is 0, from the first step on."""
-    steps, size = 40, 30
-    # At random, so that each bound also moves past step sizes that would stay.
-    rng = np.random.default_rng(2)
-    upper, lower = (
-        rng.uniform(*between, steps).astype(np.float32)
-        for between in ((0.04, 0.4), (0.0, 0.04))
-    )
-    optimizer = injected(
-        learning_rate=0.5,
-        max_step_size=jnp.asarray(upper).__getitem__,
-        min_step_size=jnp.asarray(lower).__getitem__,
-    )
-    grads = gradient_stream((steps, size), seed=3)
-    run = jax.jit(functools.partial(play, optimizer))
-    updates, step_sizes, signs = map(np.asarray, run(grads, value_stream(steps, 4)))
-    agreement = np.sign(grads) * np.concatenate([np.zeros((1, size)), signs[:-1]])
-    factors = np.select([agreement > 0, agreement < 0], np.float32([1.2, 0.5]), 1.0)
-    before = np.concatenate([np.full((1, size), 0.5), step_sizes[:-1]])
-    expected = before * factors.astype(np.float32)
-    expected = np.clip(expected.astype(np.float32), lower[:, None], upper[:, None])
-    np.testing.assert_array_equal(step_sizes, expected)
-    for bound in (lower, upper):
-        for case in (agreement > 0, agreement == 0, agreement < 0):
-            assert np.any((step_sizes == bound[:, None]) & case)
-    np.testing.assert_array_equal(np.abs(updates), step_sizes * np.abs(signs))
-
-
 # ----------------------------------------------------------------------------
 # Optax's wrappers
-
-
-# What has all fields that a state can have.
-WRAPPED = {"variant": "irprop+", "state_layout": "byte"}
-
-
-@pytest.mark.slow
-def test_masked():
-    """Leaves behind the mask get their raw gradients, and have no state."""
-    optimizer = optax.masked(build(WRAPPED), {"a": True, "b": False})
-    params, grads, values = two_leaves()
-    run = jax.jit(functools.partial(feed, optimizer))
-    _, state, updates = run(params, grads, values)
-    _, plain_state, plain_updates = plain_run(**WRAPPED)
-    assert_identical(updates, {"a": plain_updates["a"], "b": grads["b"]})
-    assert len(jax.tree.leaves(state.step_sizes)) == 1
-    assert_identical(state.step_sizes["a"], plain_state.step_sizes["a"])
-
-
-@pytest.mark.slow
-def test_multi_steps():
-    """Gradients are averaged over a window, at whose end one step is made."""
-    params, grads, values = two_leaves()
-    # Two halves whose mean is the gradient, and whose signs differ from its own.
-    halves = jax.tree.map(
-        lambda leaf: jnp.stack([4 * leaf, -2 * leaf], 1).reshape(-1, *leaf.shape[1:]),
-        grads,
-    )
-    optimizer = optax.MultiSteps(build(WRAPPED), 2)
-    # The accumulator itself mixes dtypes.
-    with jax.numpy_dtype_promotion("standard"):
-        run = jax.jit(functools.partial(feed, optimizer))
-        _, state, updates = run(params, halves, jnp.repeat(values, 2))
-    _, plain_state, plain_updates = plain_run(**WRAPPED)
-    assert_identical(state, plain_state)
-    assert_identical(jax.tree.map(lambda leaf: leaf[1::2], updates), plain_updates)
-    assert not any(np.any(leaf[::2]) for leaf in jax.tree.leaves(updates))
-
-
-@pytest.mark.slow
-def test_apply_if_finite():
-    """A step that the wrapper rejects leaves no trace in the state."""
-    params, grads, values = two_leaves()
-    bad = jax.tree.map(lambda leaf: leaf.at[0].set(np.nan), grads)
-    # Every second step is bad.
-    mixed = jax.tree.map(
-        lambda good, bad: jnp.stack(
-            [good, jnp.broadcast_to(bad[:1], good.shape)], 1
-        ).reshape(-1, *good.shape[1:]),
-        grads,
-        bad,
-    )
-    optimizer = optax.apply_if_finite(build(WRAPPED), 5)
-    run = jax.jit(functools.partial(feed, optimizer))
-    _, state, updates = run(params, mixed, jnp.repeat(values, 2))
-    _, plain_state, plain_updates = plain_run(**WRAPPED)
-    assert_identical(state, plain_state)
-    assert_identical(jax.tree.map(lambda leaf: leaf[::2], updates), plain_updates)
-
-
-@pytest.mark.slow
-def test_complex_parameters():
-    """Real and imaginary parts are coordinates of their own."""
-    params, grads, values = two_leaves()
-    options = {"variant": "rprop+", "state_layout": "packed"}
-    optimizer = optax.contrib.split_real_and_imaginary(build(options))
-    optimizer = optax.with_extra_args_support(optimizer)
-    complex_params = {"c": jax.lax.complex(params["a"], params["a"])}
-    turned = -grads["a"][:, ::-1]
-    complex_grads = {"c": jax.lax.complex(grads["a"], turned)}
-    run = jax.jit(functools.partial(feed, optimizer))
-    # The wrapper itself mixes dtypes.
-    with jax.numpy_dtype_promotion("standard"):
-        _, _, updates = run(complex_params, complex_grads, values)
-    expected = plain_run(**options)[2]["a"]
-    assert_identical(updates["c"].real, expected)
-    assert_identical(updates["c"].imag, -expected[:, ::-1])
 
 
 @each_configuration

@@ -1,34 +1,24 @@
 """The same code, and the same numbers, on one device, on many, and elsewhere."""
 
-import contextlib
 import functools
 import re
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import two_processes
 from checks import (
-    REPRESENTATIVE,
     assert_identical,
+    descend,
     each_configuration,
-    each_layout,
     rprop,
 )
 from compat import shard_map, use_mesh
 from jax.sharding import NamedSharding, PartitionSpec
 from workloads import (
-    EXACT_SETTINGS,
     feed,
     gradient_stream,
-    mean_square,
-    regression,
     state_shardings,
     value_stream,
 )
@@ -112,26 +102,19 @@ def assert_state_placed_like(state, params):
 
 @pytest.mark.slow
 @each_configuration
-def test_state_is_sharded_as_the_parameters(mesh, options):
-    """From eager `init`, and from a compiled one that is told the shardings."""
+def test_state_and_updates_lie_as_the_parameters(mesh, options):
+    """By `init`, eager or compiled and told the shardings, and by eager `update`."""
     optimizer = rprop(**options)
-    params, _ = distributed_step(mesh)
+    params, grads = distributed_step(mesh)
     shardings = state_shardings(optimizer, params, NamedSharding(mesh, PartitionSpec()))
     inits = [optimizer.init, jax.jit(optimizer.init, out_shardings=shardings)]
     if mesh.axis_types[0] == jax.sharding.AxisType.Explicit:
         # Where types carry shardings, the parameters' own are enough.
         inits.append(jax.jit(optimizer.init))
     for init in inits:
-        assert_state_placed_like(init(params), params)
-
-
-@pytest.mark.slow
-@each_layout
-def test_eager_update_keeps_the_sharding(mesh, state_layout):
-    """Operation by operation too; irprop+ has all operations there are."""
-    optimizer = rprop(variant="irprop+", state_layout=state_layout)
-    params, grads = ({"matrix": tree["matrix"]} for tree in distributed_step(mesh))
-    state = optimizer.init(params)
+        state = init(params)
+        assert_state_placed_like(state, params)
+    # Operation by operation.
     updates, state = optimizer.update(grads, state, params, value=jnp.array(1.0))
     assert_placed_like(updates, params)
     assert_state_placed_like(state, params)
@@ -181,145 +164,6 @@ def test_sharded_trajectory_equals_the_unsharded(mesh, options):
     assert_identical(run(params, grads, values), on_one_device(**options))
 
 
-@functools.cache
-def fitted_on_one_device(variant, state_layout, steps):
-    """`workloads.regression` fitted in the plain way."""
-    optimizer = rprop(**EXACT_SETTINGS, variant=variant, state_layout=state_layout)
-    params, inputs, targets = regression()
-
-    @jax.jit
-    def run(params):
-        def step(carry, _):
-            params, state = carry
-            value, grads = jax.value_and_grad(mean_square)(params, inputs, targets)
-            updates, state = optimizer.update(grads, state, params, value=value)
-            return (optax.apply_updates(params, updates), state), value
-
-        return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
-
-    (params, state), values = jax.device_get(run(params))
-    # Rises too, or irprop+ would have nothing to do.
-    assert values[-1] < values[0]
-    assert np.any(np.diff(values) > 0)
-    return params, optax_rprop.get_rprop_state(state)
-
-
-@pytest.fixture
-def fitted(options):
-    """What is fitted on one device; asked for before `mesh`, it knows of no mesh."""
-    return fitted_on_one_device(**options, steps=12)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["Explicit"], indirect=True)
-@each_configuration
-def test_averaged_gradients_under_shard_map(fitted, mesh, options):
-    """Each device sees its part of the data; loss and gradients are averaged."""
-    optimizer = rprop(**EXACT_SETTINGS, **options)
-    params, inputs, targets = regression()
-    batch = PartitionSpec(("data", "model"))
-    everywhere = PartitionSpec()
-
-    @functools.partial(
-        shard_map,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, batch, batch),
-        out_specs=everywhere,
-    )
-    def step(params, state, inputs, targets):
-        # Varying parameters make the gradient a local one, to be averaged by hand.
-        local = jax.tree.map(lambda leaf: leaf + 0 * inputs[0, 0], params)
-        value, grads = jax.value_and_grad(mean_square)(local, inputs, targets)
-        value, grads = jax.lax.pmean((value, grads), ("data", "model"))
-        updates, state = optimizer.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    params = jax.device_put(params, NamedSharding(mesh, everywhere))
-    inputs, targets = jax.device_put((inputs, targets), NamedSharding(mesh, batch))
-    state = jax.device_put(optimizer.init(params), NamedSharding(mesh, everywhere))
-
-    @jax.jit
-    def run(params, state, inputs, targets):
-        return jax.lax.fori_loop(
-            0, 12, lambda _, carry: step(*carry, inputs, targets), (params, state)
-        )
-
-    params, state = run(params, state, inputs, targets)
-    actual = params, optax_rprop.get_rprop_state(state)
-    assert_identical(actual, fitted)
-
-
-# ----------------------------------------------------------------------------
-# Several processes, many models
-
-
-@pytest.mark.slow
-def test_two_processes_reach_the_result_of_one(tmp_path):
-    """Real processes, real collectives, parameters spread over both."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    names = ["/".join(options.values()) for options in REPRESENTATIVE]
-    script = Path(two_processes.__file__)
-    outputs = [tmp_path / f"{process_id}.npz" for process_id in range(2)]
-    logs = [output.with_suffix(".log") for output in outputs]
-    processes = []
-    try:
-        for process_id, (output, log) in enumerate(zip(outputs, logs, strict=True)):
-            command = [sys.executable, script, coordinator, str(process_id), "2"]
-            with log.open("w") as stream:
-                processes.append(
-                    subprocess.Popen(
-                        [*command, output, *names],
-                        stdout=stream,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        # If one fails, the other waits for it: the log says who and why.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            for process in processes:
-                process.wait(timeout=150)
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.wait() for process in processes] == [0, 0], "".join(
-        log.read_text() for log in logs
-    )
-
-    for output in outputs:
-        results = np.load(output)
-        for name, options in zip(names, REPRESENTATIVE, strict=True):
-            expected = fitted_on_one_device(**options, steps=two_processes.STEPS)
-            leaves = jax.tree.leaves(expected)
-            actual = [results[f"{name}/{i}"] for i in range(len(leaves))]
-            assert_identical(actual, leaves)
-
-
-@pytest.mark.slow
-@each_configuration
-def test_a_thousand_models_at_once(options):
-    """Under vmap each model, with settings of its own, does as it does alone."""
-    models, steps = 1000, 8
-    grads = gradient_stream((models, steps, 3), seed=5)
-    values = jnp.stack([value_stream(steps, seed) for seed in range(10)])
-    values = jnp.tile(values, (models // 10, 1))
-    learning_rates = jnp.geomspace(1e-3, 1.0, models)
-    params = jnp.ones((models, 3))
-
-    def run(learning_rate, *stream):
-        return feed(rprop(learning_rate, **options), *stream)
-
-    arguments = learning_rates, params, grads, values
-    together = jax.jit(jax.vmap(run))(*arguments)
-    # `lax.map` runs the unbatched program, once for each model.
-    alone = jax.jit(lambda arguments: jax.lax.map(lambda a: run(*a), arguments))
-    assert_identical(together, alone(arguments))
-    # The state of all models is read as that of each.
-    state = jax.vmap(rprop(**options).init)(params)
-    plain = optax_rprop.get_rprop_state(state)
-    assert plain.step_sizes.shape == plain.prev_grad_signs.shape == (models, 3)
-
-
 # ----------------------------------------------------------------------------
 # Ensembles: `init` and all steps, for a model on each device or in each row
 
@@ -334,37 +178,26 @@ ENSEMBLES = {
 }
 
 
-def train(optimizer, params):
-    """One model; returns its parameters and losses."""
-
-    def loss(params):
-        return jnp.sum((params @ jnp.array([1.0, 0.5]) - 1) ** 2)
-
-    def step(carry, _):
-        params, state = carry
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(grads, state, params, value=value)
-        return (optax.apply_updates(params, updates), state), value
-
-    start = params, optimizer.init(params)
-    (params, _), values = jax.lax.scan(step, start, length=STEPS)
-    return params, values
+def loss(params):
+    return jnp.sum((params @ jnp.array([1.0, 0.5]) - 1) ** 2)
 
 
 def on_each_device(optimizer, mesh):
-    """`train` under `shard_map`, where each device holds one model."""
+    """`descend` under `shard_map`, where each device holds one model."""
     spec = PartitionSpec("models")
 
     @functools.partial(shard_map, mesh=mesh, in_specs=spec, out_specs=spec)
     def run(params):
-        return jax.tree.map(lambda leaf: leaf[None], train(optimizer, params[0]))
+        return jax.tree.map(
+            lambda leaf: leaf[None], descend(optimizer, loss, params[0], STEPS)
+        )
 
     return run
 
 
 def in_each_row(optimizer, mesh):
-    """`train` under `vmap`."""
-    return jax.vmap(functools.partial(train, optimizer))
+    """The same under `vmap`."""
+    return jax.vmap(functools.partial(descend, optimizer, loss, steps=STEPS))
 
 
 @pytest.mark.parametrize(
@@ -392,16 +225,12 @@ def test_ensembles_over_devices(cpu_devices, name, over, kind):
     with jax.set_mesh(mesh):
         placed = jax.device_put(start, NamedSharding(mesh, PartitionSpec("models")))
         run = jax.jit(over(optimizer, mesh))
-        if name != "irprop+" or kind == "Auto":
-            params, values = jax.eval_shape(run, placed)
-            assert (params.shape, values.shape) == (start.shape, (2, STEPS))
+        params, values = jax.eval_shape(run, placed)
+        assert (params.shape, values.shape) == ((2, STEPS, 2, 2), (2, STEPS))
+        if (name, over) != ("irprop+", in_each_row):
             return
-        actual = run(placed)
+        params, _ = jax.device_get(run(placed))
     # Together they do what they do one by one.
-    alone = [jax.jit(functools.partial(train, optimizer))(model) for model in start]
-    for model, expected in enumerate(alone):
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
-            jax.tree.map(lambda leaf, i=model: leaf[i], jax.device_get(actual)),
-            expected,
-        )
+    alone = jax.jit(lambda model: descend(optimizer, loss, model, STEPS)[0])
+    expected = np.stack([alone(model) for model in start])
+    np.testing.assert_allclose(params, expected, rtol=1e-5, atol=1e-6)

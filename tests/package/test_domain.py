@@ -97,15 +97,6 @@ def test_never_outside_twice_in_a_row(x64, dtype, loss):
 
 
 @pytest.mark.once
-def test_rprop_plus_returns_where_all_gradients_are_nan(x64):
-    """It looks at no loss; but here every partial derivative is NaN outside."""
-    values = run(gaussian_process, "float64", variant="rprop+")
-    outside = ~np.isfinite(values)
-    assert outside[:, -2:].any(axis=-1).mean() > 0.5
-    assert not twice_in_a_row(outside)
-
-
-@pytest.mark.once
 def test_in_an_eigenbasis_too(x64):
     """A step is undone in the basis in which it was made."""
 
@@ -143,17 +134,6 @@ def test_the_next_point_is_the_last_one_inside(x64):
     assert len(outside) > 3
     np.testing.assert_array_equal(params[outside + 1], params[outside - 1])
     np.testing.assert_array_equal(values[outside + 1], values[outside - 1])
-
-
-@pytest.mark.slow
-def test_at_the_smallest_step_size_it_alternates(x64):
-    """A boundary nearer than that is left again and again, and come back from."""
-    optimizer = optax_rprop.rprop(0.25, min_step_size=0.25, variant="irprop+")
-    params, _, outside = outside_of(
-        optimizer, lambda x: jnp.sqrt(x - 0.9), jnp.array(1.0), 40
-    )
-    np.testing.assert_array_equal(outside, np.arange(40) % 2 == 1)
-    assert set(params.tolist()) == {1.0, 0.75}
 
 
 # ----------------------------------------------------------------------------

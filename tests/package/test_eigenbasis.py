@@ -28,17 +28,6 @@ def irprop_plus(**options):
     return rprop(**{"learning_rate": 0.1, "variant": "irprop+"} | options)
 
 
-def never_turning(state, bases):
-    """The state with these bases; with a huge interval they stay."""
-    return state._replace(bases=bases, phase=jnp.full_like(state.phase, 2))
-
-
-def orthogonal(size, seed=0):
-    """A rotation at random."""
-    normal = np.random.default_rng(seed).normal(size=(size, size))
-    return jnp.asarray(np.linalg.qr(normal)[0])
-
-
 def mixed(seed=1, steps=STEPS):
     """A leaf that is rotated and one that is not; their gradients, and losses.
 
@@ -148,44 +137,6 @@ def test_follows_the_transcription(
     assert turns == 6
 
 
-@pytest.mark.parametrize(
-    ("variant", "full_matrix"), [("irprop-", True), ("irprop+", False)]
-)
-def test_with_the_true_eigenvectors_it_is_plain_rprop(x64, variant, full_matrix):
-    """On a quadratic whose Hessian they diagonalize, step by step, to rounding."""
-    scales = jnp.geomspace(1.0, 1e3, 12).reshape(4, 3)
-    bases = (orthogonal(4), orthogonal(3, 1))
-    if full_matrix:
-        scales, bases = scales.ravel(), (orthogonal(12),)
-
-    def rotate(leaf, bases):
-        for axis, basis in enumerate(bases):
-            leaf = jnp.moveaxis(jnp.tensordot(leaf, basis, (axis, 1)), -1, axis)
-        return leaf
-
-    def parallel(z):
-        return jnp.sum(scales * z**2)
-
-    def rotated(x):
-        return parallel(rotate(x, [basis.T for basis in bases]))
-
-    plain = rprop(0.1, variant=variant)
-    fixed = in_eigenbasis(plain, interval=10**6, full_matrix=full_matrix)
-    fixed = optax.GradientTransformationExtraArgs(
-        lambda params, init=fixed.init: never_turning(init(params), (bases,)),
-        fixed.update,
-    )
-    start = jnp.asarray(np.random.default_rng(2).normal(size=scales.shape))
-    expected, values = jax.jit(lambda z: descend(plain, parallel, z, 50))(start)
-    actual, rotated_values = jax.jit(lambda x: descend(fixed, rotated, x, 50))(
-        rotate(start, bases)
-    )
-    np.testing.assert_allclose(rotated_values, values, rtol=1e-6)
-    np.testing.assert_allclose(
-        actual, jax.vmap(lambda z: rotate(z, bases))(expected), atol=1e-9
-    )
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def on_quadratic(optimizer, hessian, params, state):
     """Thirteen updates; parameters, state and the losses before each."""
@@ -281,27 +232,6 @@ def test_does_not_see_a_scale_of_the_loss():
     for exponent in (-80, 80):
         scaled = grads * jnp.float32(2.0**exponent)
         assert_identical(run(params, scaled, values), expected)
-
-
-def test_solves_what_plain_rprop_does_not(x64):
-    """A rotated valley of condition 10,000, in 100 gradients."""
-    axes = orthogonal(30)
-    roots = jnp.sqrt(jnp.geomspace(1.0, 1e4, 30))[:, None] * axes
-
-    def loss(x):
-        return jnp.sum((roots @ x) ** 2)
-
-    start = jnp.asarray(np.random.default_rng(0).normal(size=30))
-    results = {}
-    for name, optimizer in {
-        "plain": rprop(),
-        "rotated": in_eigenbasis(rprop(), full_matrix=True),
-    }.items():
-        results[name] = jax.jit(lambda x, tx=optimizer: descend(tx, loss, x, 100)[1])(
-            start
-        )
-    assert results["plain"][-1] > 1e-4 * results["plain"][0]
-    assert results["rotated"][-1] < 1e-8 * results["rotated"][0]
 
 
 def test_leaves_that_are_not_rotated_follow_plain_rprop():
@@ -453,18 +383,6 @@ def test_trees_of_any_kind(tree, full_matrix):
 
 # ----------------------------------------------------------------------------
 # What Optax and JAX expect
-
-
-def test_flax_serialization():
-    """Restored into what `init` returns, bit for bit."""
-    serialization = pytest.importorskip("flax.serialization")
-    optimizer, update = square()
-    state = start = optimizer.init(jnp.zeros((2, 2)))
-    for grads in gradient_stream((3, 2, 2), 1):
-        _, state = update(grads, state, value=1.0)
-    restored = serialization.from_bytes(start, serialization.to_bytes(state))
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    assert_identical(restored, state)
 
 
 def test_hyperparameters_may_be_injected():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import LAYOUTS, program, property_test, rprop
+from checks import LAYOUTS, play, program, property_test, rprop
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
@@ -184,11 +184,7 @@ def test_traced_bounds_leave_step_sizes_finite():
     def run(rate, lower, upper, grads):
         optimizer = rprop(rate, 1e-30, 1e30, lower, upper, variant="rprop-")
 
-        def step(state, grad):
-            _, state = optimizer.update(grad, state)
-            return state, get_rprop_state(state).step_sizes
-
-        return jax.lax.scan(step, optimizer.init(grads[0]), grads)[1]
+        return play(optimizer, grads, grads).step_sizes
 
     limits = np.finfo(np.float32)
     for numbers in ((1, 0, np.inf), (np.inf, 0, np.inf), (0, 0, 1), (1, 0, 1)):
@@ -200,23 +196,11 @@ def test_traced_bounds_leave_step_sizes_finite():
 STEPS, SIZE = 12, 4
 
 
-@functools.cache
-def everything():
-    """Runs `STEPS` steps in two dtypes; returns all updates and states."""
-    optimizer = rprop(variant="irprop+")
-
-    @jax.jit
-    def run(grads, values):
-        def step(state, grad_and_value):
-            grad, value = grad_and_value
-            updates, state = optimizer.update(grad, state, value=value)
-            return state, (updates, state)
-
-        grads = [grads, grads.astype("float16")]
-        start = optimizer.init([leaf[0] for leaf in grads])
-        return jax.lax.scan(step, start, (grads, values))[1]
-
-    return run
+@jax.jit
+def run(grads, values):
+    """Steps in two dtypes."""
+    leaves = grads, grads.astype("float16")
+    return play(rprop(variant="irprop+"), leaves, values)
 
 
 @property_test
@@ -226,7 +210,7 @@ def everything():
     ),
     values=arrays.arrays(np.float32, (STEPS,), elements=strategies.floats(width=32)),
 )
-def test_state_and_updates_stay_finite(grads, values):
+def test_step_sizes_and_updates_stay_finite(grads, values):
     """Whatever comes: NaN, infinities, subnormal and huge numbers."""
-    for leaf in jax.tree.leaves(everything()(grads, values)):
+    for leaf in jax.tree.leaves(run(grads, values)):
         assert np.isfinite(np.asarray(leaf, np.float32)).all()

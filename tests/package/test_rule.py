@@ -239,70 +239,6 @@ def test_equals_plain_python_on_any_input(variant, grads, values):
     assert_identical(tuple(player(variant=variant)(grads, values)), expected)
 
 
-# ----------------------------------------------------------------------------
-# Laws, with the variant that depends on all there is
-
-
-TRANSFORMS = {
-    name: jax.jit(jax.vmap(jax.value_and_grad(transform)))
-    for name, transform in {
-        "exp": jnp.exp,
-        "cubic": lambda loss: loss**3 + loss,
-        "2**90": lambda loss: 2.0**90 * loss,
-        "2**-90": lambda loss: 2.0**-90 * loss,
-    }.items()
-}
-
-
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@property_test
-@hypothesis.given(grads=gradients(floats(2**-30, 2**30)), values=losses(few_losses))
-def test_any_increasing_transform_of_the_loss(transform, grads, values):
-    """Only the order of losses counts, and the sign of derivatives, not their size."""
-    run = player(variant="irprop+")
-    transformed, slopes = TRANSFORMS[transform](values)
-    chained = grads * np.asarray(slopes)[:, None]
-    np.testing.assert_array_equal(np.sign(chained), np.sign(grads))
-    assert_identical(run(chained, transformed), run(grads, values))
-
-
-def test_shape_of_the_tree_does_not_matter():
-    """A vector, cut into leaves of any shape, makes the same steps."""
-    grads = hard_gradients(STEPS, 9, seed=3, nan=False).astype(np.float32)
-    values = np.random.default_rng(4).integers(-3, 4, STEPS).astype(np.float32)
-
-    def cut(stacked):
-        shapes = (2, 3), (), (0, 2), (1, 2)
-        ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
-        matrix, scalar, *others = (
-            part.reshape(STEPS, *shape)
-            for part, shape in zip(
-                np.split(np.asarray(stacked), ends[:-1], axis=1), shapes, strict=True
-            )
-        )
-        return {"matrix": matrix, "others": (None, scalar, others)}
-
-    run = player(variant="irprop+")
-    assert_identical(run(cut(grads), values), jax.tree.map(cut, run(grads, values)))
-
-
-def test_units_of_the_parameters_do_not_matter():
-    """Initial step size and bounds times 2**k: so are the updates."""
-    grads = hard_gradients(STEPS, SIZE, seed=5, nan=False).astype(np.float32)
-    values = np.random.default_rng(6).integers(-3, 4, STEPS).astype(np.float32)
-
-    @jax.jit
-    def run(unit):
-        scaled = ("learning_rate", "min_step_size", "max_step_size")
-        settings = SETTINGS | {name: SETTINGS[name] * unit for name in scaled}
-        return play(optax_rprop.rprop(**settings, variant="irprop+"), grads, values)
-
-    plain = run(np.float32(1))
-    for unit in np.float32([2.0**-60, 2.0**60]):
-        expected = plain.updates * unit, plain.step_sizes * unit, plain.codes
-        assert_identical(tuple(run(unit)), expected)
-
-
 def test_rprop_descends_and_scale_by_rprop_does_not():
     """One is the other with the opposite sign, and hands every argument on."""
     grads = hard_gradients(100, 10, seed=7, nan=False).astype(np.float32)
@@ -318,26 +254,6 @@ def test_rprop_descends_and_scale_by_rprop_does_not():
     )
     np.testing.assert_array_equal(along.updates, -against.updates)
     np.testing.assert_array_equal(along.step_sizes, against.step_sizes)
-
-
-def test_line_through_noise():
-    """y = 2 x + 3 with noise, by 200 steps on the full batch: the least squares fit."""
-    rng = np.random.default_rng(0)
-    x = rng.uniform(-1, 1, 100).astype(np.float32)
-    y = 2 * x + 3 + 0.1 * rng.normal(size=100).astype(np.float32)
-
-    @jax.jit
-    @jax.grad
-    def gradient(params):
-        return jnp.mean((params[0] * x + params[1] - y) ** 2)
-
-    optimizer = optax_rprop.rprop()
-    params = np.zeros(2, np.float32)
-    state, update = optimizer.init(params), jax.jit(optimizer.update)
-    for _ in range(200):
-        updates, state = update(gradient(params), state)
-        params = params + np.asarray(updates)
-    assert params == pytest.approx(np.polyfit(x, y, 1), abs=1e-4)
 
 
 # ----------------------------------------------------------------------------
@@ -407,9 +323,8 @@ def test_torch_skips_nan_as_the_default_does(torch_parameter):
     grads = (1.0, 1.0, NAN, 1.0, 1.0, -1.0)
     step = torch_parameter(0.0, lr=0.1)
     theirs = [step(grad) for grad in grads]
-    np.testing.assert_allclose(
-        updates_of(optax_rprop.rprop(0.1), grads), theirs, rtol=1e-6
-    )
+    ours = updates_of(optax_rprop.rprop(0.1), grads)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 @pytest.mark.once
@@ -417,8 +332,6 @@ def test_optax_is_one_step_late_and_poisoned_by_nan():
     """The step that is pending at a sign change is lost, and a NaN stays for good."""
     late = updates_of(optax.rprop(0.1), (1.0, 1.0, 1.0, -1.0, 1.0))
     np.testing.assert_allclose(late, [0, -0.1, -0.12, 0, 0], rtol=1e-6)
-    grads = (1.0, 1.0, NAN, 1.0, 1.0)
     with jax.numpy_dtype_promotion("standard"):
-        assert np.isnan(updates_of(optax.rprop(0.1), grads)).any()
-    ours = updates_of(optax_rprop.rprop(0.1), grads)
-    np.testing.assert_allclose(ours, [-0.1, -0.12, 0, -0.12, -0.144], rtol=1e-6)
+        poisoned = updates_of(optax.rprop(0.1), (1.0, 1.0, NAN, 1.0, 1.0))
+    assert np.isnan(poisoned).any()
