@@ -13,31 +13,56 @@ import scipy.optimize
 
 import optax_rprop
 from benchmarks.cutest.problems import Problem
+from benchmarks.cutest.prototype import prototype
 from benchmarks.cutest.views import Numbers, Observe, View, numbers, observed
 
 BUDGET = 2000
 WIDE = {"min_step_size": 1e-12, "max_step_size": 1e12}
 
-Descent = Callable[[Observe, jax.Array, Numbers], tuple[Any, Any]]
-"""Returns numbers of evaluations, ascending, and the points that were then known."""
+
+def irprop_plus(**options: Any) -> optax.GradientTransformation:
+    """The variant that is rotated."""
+    return optax_rprop.rprop(variant="irprop+", **options)
 
 
-def scan(transformation: optax.GradientTransformation) -> Descent:
-    """One evaluation a step."""
-    transformation = optax.with_extra_args_support(transformation)
+EIGENBASIS = optax_rprop.in_eigenbasis(irprop_plus(**WIDE), full_matrix=True)
+TRANSFORMATIONS = {
+    "irprop-": optax_rprop.rprop(variant="irprop-"),
+    "irprop+": irprop_plus(),
+    "rprop-": optax_rprop.rprop(variant="rprop-"),
+    "rprop+": optax_rprop.rprop(variant="rprop+"),
+    "eigenbasis": EIGENBASIS,
+    "anchored": prototype(scaled=False),
+    "scaled and anchored": prototype(),
+    "Adam": optax.adam(0.1),
+    "Prodigy": optax.contrib.prodigy(),
+    "COCOB": optax.contrib.cocob(),
+}
 
-    def descend(observe: Observe, start: jax.Array, view: Numbers) -> tuple[Any, Any]:
-        def step(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
-            params, state = carry
-            value, grads = observe(params, i, view)
-            updates, state = transformation.update(grads, state, params, value=value)
-            return (optax.apply_updates(params, updates), state), params
 
-        carry = start, transformation.init(start)
-        steps = jnp.arange(BUDGET)
-        return steps + 1, jax.lax.scan(step, carry, steps)[1]
+def scan(
+    observe: Observe, start: jax.Array, view: Numbers, which: jax.Array
+) -> tuple[Any, Any]:
+    """One of the transformations, compiled as one; one evaluation a step."""
+    found = list(map(optax.with_extra_args_support, TRANSFORMATIONS.values()))
 
-    return descend
+    def step(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+        params, states = carry
+        value, grads = observe(params, i, view)
+
+        def update(number: int, states: Any) -> tuple[jax.Array, Any]:
+            updates, state = found[number].update(
+                grads, states[number], params, value=value
+            )
+            return updates, (*states[:number], state, *states[number + 1 :])
+
+        branches = [functools.partial(update, number) for number in range(len(found))]
+        updates, states = jax.lax.switch(which, branches, states)
+        return (optax.apply_updates(params, updates), states), params
+
+    carry = start, tuple(transformation.init(start) for transformation in found)
+    steps = jnp.arange(BUDGET)
+    return steps + 1, jax.lax.scan(step, carry, steps)[1]
 
 
 def as_loss(observe: Observe, step: Any, view: Numbers) -> Callable[..., jax.Array]:
@@ -128,47 +153,41 @@ def with_scipy(
         point = np.where(np.isfinite(point), point, start)
 
 
-def irprop_plus(**options: Any) -> optax.GradientTransformation:
-    """The variant that is rotated."""
-    return optax_rprop.rprop(variant="irprop+", **options)
-
-
-EIGENBASIS = optax_rprop.in_eigenbasis(irprop_plus(**WIDE), full_matrix=True)
-DESCENTS: dict[str, Descent] = {
-    "irprop-": scan(optax_rprop.rprop(variant="irprop-")),
-    "irprop+": scan(irprop_plus()),
-    "eigenbasis": scan(EIGENBASIS),
+OTHERS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "optax.lbfgs": lbfgs,
+    "optimistix.BFGS": bfgs,
     "SciPy BFGS": functools.partial(with_scipy, "BFGS"),
     "SciPy L-BFGS-B": functools.partial(with_scipy, "L-BFGS-B"),
-    "Adam": scan(optax.adam(0.1)),
-    "rprop-": scan(optax_rprop.rprop(variant="rprop-")),
-    "rprop+": scan(optax_rprop.rprop(variant="rprop+")),
-    "optimistix.BFGS": bfgs,
-    "Prodigy": scan(optax.contrib.prodigy()),
-    "COCOB": scan(optax.contrib.cocob()),
 }
+OPTIMIZERS = (*TRANSFORMATIONS, *OTHERS)
 
 
 class Runs:
-    """Runs on one problem; an optimizer is compiled once for all views of a dtype."""
+    """Runs on one problem; everything is compiled once for all views of a dtype."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.observe = observed(problem)
-        self._seen = jax.jit(self.observe)
+        self._observe = observed(problem)
+        self._seen = jax.jit(self._observe)
+        self._scan = jax.jit(functools.partial(scan, self._observe))
         self._exact = jax.jit(jax.vmap(problem.loss))
 
     def descent(self, name: str) -> Callable[..., tuple[Any, Any]]:
-        """An optimizer, compiled when it is called."""
+        """Of start and view: numbers of evaluations and the points then known."""
+        if name in TRANSFORMATIONS:
+            which = list(TRANSFORMATIONS).index(name)
+            return lambda start, view: self._scan(start, view, which)
         if name.startswith("SciPy"):
-            return functools.partial(DESCENTS[name], self._seen)
-        return jax.jit(functools.partial(DESCENTS[name], self.observe))
+            return functools.partial(OTHERS[name], self._seen)
+        return jax.jit(functools.partial(OTHERS[name], self._observe))
 
     def lowest(self, descend: Callable[..., Any], view: View) -> np.ndarray:
         """The lowest exact loss at any point so far, after each evaluation."""
         exact = numbers(view, self.problem.start.size)
-        start = (self.problem.start / exact.units).astype(view.dtype)
+        start = self.problem.start
+        noise = np.random.default_rng([2, view.seed]).normal(size=start.size)
+        start = start + view.displaced * np.maximum(np.abs(start), 1) * noise
+        start = (start / exact.units).astype(view.dtype)
         # Where float64 is off, as by default, constants of the problem are rounded too.
         with jax.enable_x64(view.dtype == "float64"):
             evaluations, points = descend(start, jax.device_put(exact))

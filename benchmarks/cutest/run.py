@@ -5,7 +5,7 @@ optimizer each. From all that are there, the evaluations to each tolerance are c
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import tqdm
 from benchmarks.common import cli
 from benchmarks.common.results import Study
 from benchmarks.cutest import descend, problems, views
+from benchmarks.cutest.problems import Problem
 from benchmarks.cutest.views import View
 
 TOLERANCES = (1e-1, 1e-3, 1e-5, 1e-7)
@@ -33,10 +34,12 @@ def counted(traces: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     The lowest loss is that of all optimizers, however they saw the problem.
     """
     lowest = min(trace[-1] for run in traces.values() for trace in run.values())
-    first = traces["irprop-"][key(views.EXACT)][0]
+    if lowest < UNBOUNDED:
+        return
     for optimizer, run in traces.items():
         for view, trace in run.items():
             name, seed = view.split("|")
+            first = trace[0]
             row = {"view": name, "seed": int(seed), "optimizer": optimizer}
             for tolerance in TOLERANCES:
                 reached = trace <= lowest + tolerance * (first - lowest)
@@ -56,12 +59,35 @@ def judge(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def measure(
+    problem: Problem, folder: Path, optimizers: Iterable[str], wanted: Iterable[View]
+) -> None:
+    """Add the traces that are not there yet."""
+    runs = descend.Runs(problem)
+    scales = problem.start.size <= views.LARGEST_SCALED
+    for name in optimizers:
+        path = folder / f"{problem.name}+{name}.npz"
+        traces = dict(np.load(path)) if path.exists() else {}
+        views_of = [view for view in wanted if scales or not view.scaled]
+        missing = [view for view in views_of if key(view) not in traces]
+        if missing:
+            descent = runs.descent(name)
+            traces |= {key(view): runs.lowest(descent, view) for view in missing}
+            np.savez_compressed(path, **traces)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run what is not there yet, then count all that is."""
     parser = cli.parser(__doc__, "cutest")
-    parser.add_argument("--problems", type=cli.at_least(1), default=206)
-    parser.add_argument("--optimizers", nargs="+", default=list(descend.DESCENTS))
-    parser.add_argument("--views", nargs="+", default=list(views.VIEWS))
+    parser.add_argument(
+        "--problems", type=cli.at_least(1), default=200, help="how many of the order"
+    )
+    parser.add_argument(
+        "--optimizers", nargs="+", default=list(descend.OPTIMIZERS), help="which"
+    )
+    parser.add_argument(
+        "--views", nargs="+", default=list(views.VIEWS), help="which groups of views"
+    )
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
     # SciPy waits for each evaluation.
@@ -72,20 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     total = 1 if options.quick else options.problems
     drawn = itertools.islice(problems.drawn(), total)
     for problem in tqdm.tqdm(drawn, total=total, unit="problem"):
-        runs = descend.Runs(problem)
-        for name in options.optimizers:
-            path = folder / f"{problem.name}+{name}.npz"
-            traces = dict(np.load(path)) if path.exists() else {}
-            missing = [
-                view
-                for view in wanted
-                if key(view) not in traces
-                and not (view.scaled and problem.start.size > views.LARGEST_SCALED)
-            ]
-            if missing:
-                descent = runs.descent(name)
-                traces |= {key(view): runs.lowest(descent, view) for view in missing}
-                np.savez_compressed(path, **traces)
+        measure(problem, folder, options.optimizers, wanted)
     (options.output_dir / "runs.csv").unlink(missing_ok=True)
     Study(options.output_dir, "runs", (), script="run").add(judge(folder))
 

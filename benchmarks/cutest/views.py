@@ -21,6 +21,7 @@ class View(NamedTuple):
     gradient_noise: float = 0.0  # Likewise; of the largest component.
     roughness: float = 0.0  # The same at the same point, in both.
     scaled: bool = False
+    displaced: float = 0.0  # From another start, by this much of it, or of 1.
 
 
 class Numbers(NamedTuple):
@@ -43,6 +44,7 @@ VIEWS = {
         for level, seed in itertools.product((1e-6, 1e-3, 1e-1), (0, 1))
     ],
     "units": [View("units", draw, scaled=True) for draw in range(3)],
+    "starts": [View("start", seed, displaced=0.1) for seed in (0, 1)],
     "kinds": [
         View("rough 0.001", roughness=1e-3),
         *(View("loss 0.001", seed, loss_noise=1e-3) for seed in (0, 1)),

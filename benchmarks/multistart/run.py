@@ -1,4 +1,4 @@
-"""Many starts at once, under vmap: time until half of them have arrived.
+"""Many starts at once, under `vmap`: time until half of them have arrived.
 
 All steps run once, to see after how many half and three quarters of the starts are
 within the tolerance. Then as many steps are timed, all optimizers by turns.
@@ -27,6 +27,7 @@ TOLERANCE = 1e-4
 SHARES = {"half": 0.5, "three quarters": 0.75}
 STEPS, SEARCHES = 1000, 200  # A step of L-BFGS has several evaluations.
 SAMPLE = 20  # Steps timed to know the cost of one.
+EVALUATION = "evaluation"
 
 Method = tuple[Callable[..., Any], Callable[..., Any]]
 """From loss and start to a carry; from loss and carry to the next and a loss."""
@@ -104,23 +105,22 @@ METHODS = {
 
 
 def runner(problem: Problem, method: Method, most: int) -> Callable[..., Any]:
-    """Some steps from all starts; returns the losses on the way, a row a step."""
+    """Some steps from one start; returns the losses on the way.
+
+    Under `vmap` of this, what counts calls is the same for all starts.
+    """
     init, step = (functools.partial(part, problem.loss) for part in method)
 
-    def run(count: Any, starts: jax.Array) -> jax.Array:
-        one = starts.ndim == 1
-        advance = step if one else jax.vmap(step)
-
+    def run(count: Any, start: jax.Array) -> jax.Array:
         def body(i: Any, carry: Any) -> Any:
             carry, losses = carry
-            carry, values = advance(carry)
-            return carry, losses.at[i].set(values)
+            carry, value = step(carry)
+            return carry, losses.at[i].set(value)
 
-        losses = jnp.full((most, *starts.shape[:-1]), jnp.inf)
-        carry = init(starts) if one else jax.vmap(init)(starts)
-        return jax.lax.fori_loop(0, count, body, (carry, losses))[1]
+        carry = init(start), jnp.full(most, jnp.inf)
+        return jax.lax.fori_loop(0, count, body, carry)[1]
 
-    return jax.jit(run)
+    return run
 
 
 def arrivals(traces: dict[str, np.ndarray]) -> Iterator[tuple[str, str, int]]:
@@ -131,63 +131,51 @@ def arrivals(traces: dict[str, np.ndarray]) -> Iterator[tuple[str, str, int]]:
     """
     lowest = min(np.nanmin(losses) for losses in traces.values())
     for name, losses in traces.items():
-        target = lowest + TOLERANCE * (losses[0] - lowest)
-        shares = np.maximum.accumulate(losses <= target).mean(axis=1)
+        target = lowest + TOLERANCE * (losses[:, :1] - lowest)
+        shares = np.maximum.accumulate(losses <= target, axis=1).mean(axis=0)
         for share, least in SHARES.items():
-            yield (
-                name,
-                share,
-                int(np.argmax(shares >= least)) + 1 if shares[-1] >= least else 0,
-            )
+            arrived = shares >= least
+            yield name, share, int(arrived.argmax()) + 1 if arrived[-1] else 0
 
 
 def rows(problem: Problem, *, quick: bool) -> Iterator[dict[str, Any]]:
     """Times of one problem: until shares have arrived, and of a step."""
     starts = jnp.asarray(problem.starts(8 if quick else STARTS))
     most = dict.fromkeys(METHODS, 20 if quick else STEPS)
-    most["optax.lbfgs"] = 10 if quick else SEARCHES
-    runs = {
-        name: runner(problem, method, most[name]) for name, method in METHODS.items()
-    }
-    traces = {name: np.asarray(run(most[name], starts)) for name, run in runs.items()}
+    most |= {"optax.lbfgs": 10 if quick else SEARCHES, EVALUATION: SAMPLE}
+    methods = METHODS | {EVALUATION: evaluation()}
+    single = {name: runner(problem, methods[name], most[name]) for name in methods}
+    alone = {name: jax.jit(run) for name, run in single.items()}
+    together = {name: jax.jit(jax.vmap(run, (None, 0))) for name, run in single.items()}
+    traces = {name: np.asarray(together[name](most[name], starts)) for name in METHODS}
     found = list(arrivals(traces))
-    runs["evaluation"] = runner(problem, evaluation(), SAMPLE)
 
-    def timed(name: str, count: int, starts: jax.Array) -> Callable[[int], object]:
-        return lambda _: jax.block_until_ready(runs[name](count, starts))
+    def job(run: Any, count: int, start: jax.Array) -> Callable[[int], object]:
+        return lambda _: jax.block_until_ready(run(count, start))
 
-    jobs = {(name, "a step"): timed(name, SAMPLE // 2, starts) for name in runs}
-    jobs |= {(name, "alone"): timed(name, SAMPLE // 2, starts[0]) for name in runs}
-    jobs |= {
-        (name, share): timed(name, count, starts)
-        for name, share, count in found
-        if count
-    }
-    counts = {(name, share): count for name, share, count in found}
+    jobs, counts = {}, {}
+    for name in methods:
+        sample = min(SAMPLE, most[name])
+        jobs[name, "a step"] = job(together[name], sample, starts)
+        jobs[name, "a step alone"] = job(alone[name], sample, starts[0])
+        counts[name, "a step"] = counts[name, "a step alone"] = sample
+    for name, share, count in found:
+        counts[name, share] = count
+        if count:
+            jobs[name, share] = job(together[name], count, starts)
     times = pd.DataFrame(
         interleave(jobs, problem.name, quick=quick, rounds=5, most_steps=1)
     )
-    for (name, what), seconds in times.groupby("optimizer")["seconds"]:
-        count = counts.get((name, what), 0)
-        per = 1 if count else SAMPLE // 2
+    medians = times.groupby("optimizer")["seconds"].median().to_dict()
+    for (name, what), count in counts.items():
+        seconds = medians.get((name, what), np.nan)
         yield {
             "problem": problem.name,
             "optimizer": name,
             "what": what,
             "steps": count,
-            "milliseconds": 1e3 * seconds.median() / per,
+            "milliseconds": 1e3 * seconds / (1 if what in SHARES else count),
         }
-    yield from (
-        {
-            "problem": problem.name,
-            "optimizer": name,
-            "what": share,
-            "steps": 0,
-            "milliseconds": None,
-        }
-        for name, share, count in found
-        if not count
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,141 @@
+"""Tables and pictures: solved over noise, and how far from the cheapest."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.common import plots, results
+from benchmarks.common.results import Frame
+from benchmarks.common.tables import markdown, performance_profile, report, slashed
+from benchmarks.cutest.descend import OPTIMIZERS
+
+RESULTS = Path(__file__).parent / "results"
+TOLERANCE = "1e-05"
+RATIOS = (1, 2, 5, 10, np.inf)
+# In which every optimizer ran on the same problems.
+COLUMNS = {
+    "exact": "exact",
+    "float32": "float32",
+    "noise 1e-6": "noise 1e-06",
+    "noise 1e-3": "noise 0.001",
+    "noise 1e-1": "noise 0.1",
+    "same at the same point, 1e-3": "rough 0.001",
+    "loss alone, 1e-3": "loss 0.001",
+    "gradient alone, 1e-3": "gradient 0.001",
+    "other units": "units",
+}
+LEVELS = {"exact": 1e-8, "noise 1e-06": 1e-6, "noise 0.001": 1e-3, "noise 0.1": 1e-1}
+DRAWN = ("eigenbasis", "irprop+", "optax.lbfgs", "SciPy BFGS", "SciPy L-BFGS-B", "Adam")
+
+
+@functools.cache
+def load(folder: Path) -> Frame:
+    """All rows; infinite where a run did not get to a tolerance."""
+    return results.read(folder, "runs").fillna(np.inf)
+
+
+def costs(folder: Path, view: str, tolerance: str = TOLERANCE) -> Frame:
+    """Evaluations: a row an optimizer, a column a problem and seed."""
+    rows = load(folder).query("view == @view")
+    wide = rows.pivot(
+        index="optimizer", columns=["problem", "seed"], values=f"to_{tolerance}"
+    )
+    return wide.reindex([name for name in OPTIMIZERS if name in wide.index])
+
+
+def solved(folder: Path, view: str, tolerance: str = TOLERANCE) -> Frame:
+    """The percentage solved, by optimizer, of the runs that were made."""
+    return performance_profile(costs(folder, view, tolerance))[np.inf]
+
+
+def count(folder: Path, view: str) -> int:
+    """The number of problems that were seen this way."""
+    return load(folder).query("view == @view")["problem"].nunique()
+
+
+def headline(folder: Path = RESULTS) -> str:
+    """What it solves exactly, and under noise."""
+    exact, rounded, noisy = (
+        solved(folder, view) for view in ("exact", "float32", "noise 0.001")
+    )
+
+    def all_three(name: str) -> str:
+        percents = (view.get(name, np.nan) for view in (exact, rounded, noisy))
+        return " / ".join(f"{percent:.0f}" for percent in percents)
+
+    baselines = [name for name in DRAWN[2:] if name in exact]
+    return (
+        f"Of {count(folder, 'exact')} problems of CUTEst, solved to a tolerance of 1e-5"
+        " exactly / in float32 / with noise of 1e-3 in loss and gradient, in percent:"
+        f" `irprop+` in its eigenbasis {all_three('eigenbasis')}; plain `irprop+`"
+        f" {all_three('irprop+')}; "
+        + "; ".join(f"{name} {all_three(name)}" for name in baselines)
+        + "."
+    )
+
+
+def profile(folder: Path = RESULTS) -> str:
+    """Exact: within multiples of the cheapest, and solved to other tolerances."""
+    table = performance_profile(costs(folder, "exact"), RATIOS).map("{:.0f}".format)
+    table.columns = [*(f"within {ratio} times" for ratio in RATIOS[:-1]), "solved"]
+    for tolerance in ("0.1", "0.001", "1e-07"):
+        found = solved(folder, "exact", tolerance)
+        table[f"to {float(tolerance):.0e}"] = found.map("{:.0f}".format)
+    return markdown(table)
+
+
+def by_view(folder: Path = RESULTS) -> str:
+    """Solved to 1e-3 / 1e-5, in percent, and of how many problems."""
+    table = {}
+    views = set(load(folder)["view"])
+    for title, view in COLUMNS.items():
+        if view in views:
+            both = [
+                solved(folder, view, tolerance) for tolerance in ("0.001", TOLERANCE)
+            ]
+            frame = both[0].to_frame("to 1e-3").assign(to=both[1])
+            table[f"{title} ({count(folder, view)})"] = slashed(frame)
+    frame = load(folder).head(0).reindex(index=list(OPTIMIZERS), columns=[])
+    frame = frame.assign(**table).dropna(how="all").fillna("")
+    return markdown(frame.rename_axis("optimizer"))
+
+
+def noise(folder: Path = RESULTS) -> Figure:
+    """The percentage solved over the level of noise, to two tolerances."""
+    picture = plots.figure(7, 3)
+    axes = picture.subplots(1, 2, sharey=True)
+    for panel, tolerance in zip(axes, ("0.001", TOLERANCE), strict=True):
+        found = {view: solved(folder, view, tolerance) for view in LEVELS}
+        for name in DRAWN:
+            percents = [found[view].get(name, np.nan) for view in LEVELS]
+            style = plots.style(name)
+            panel.plot(list(LEVELS.values()), percents, marker="o", **style)
+        panel.set(xscale="log", xlabel="noise", title=f"to {float(tolerance):.0e}")
+        panel.set_xticks(list(LEVELS.values()), ["0", "1e-6", "1e-3", "1e-1"])
+    axes[0].set(ylabel="% solved", ylim=(0, 100))
+    plots.legend(picture, axes, 3)
+    return picture
+
+
+def profiles(folder: Path = RESULTS) -> Figure:
+    """Performance profiles: the percentage solved over multiples of the cheapest."""
+    ratios = np.geomspace(1, 100, 100)
+    picture = plots.figure(6, 3.4)
+    axes = picture.subplots()
+    shares = performance_profile(costs(folder, "exact"), ratios)
+    for name in DRAWN:
+        if name in shares.index:
+            axes.step(ratios, shares.loc[name], where="post", **plots.style(name))
+    axes.set(xscale="log", xlabel="evaluations, in multiples of the cheapest")
+    axes.set(ylabel="% solved to 1e-5", ylim=(0, 100))
+    axes.legend()
+    return picture
+
+
+SHOWN = (headline, profile, by_view)
+PICTURES = {"noise": noise, "profiles": profiles}
+
+if __name__ == "__main__":
+    report(__doc__, RESULTS, SHOWN, PICTURES)
