@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sif2jax
 from jax.flatten_util import ravel_pytree
 
 LARGEST = 200
@@ -28,6 +28,8 @@ class Problem(NamedTuple):
 
 def candidates() -> dict[str, Callable[[], Problem]]:
     """By name, in alphabetical order; systems of equations without a twin included."""
+    # It makes all of its problems, which takes most of a minute.
+    sif2jax = importlib.import_module("sif2jax")
     found = {p.name: p for p in sif2jax.unconstrained_minimisation_problems}
     for system in sif2jax.nonlinear_equations_problems:
         stem = system.name.removesuffix("NE")
@@ -60,7 +62,7 @@ def of_vector(problem: Any, **size: int) -> Problem:
         parts = jnp.split(vector, ends[:-1])
         pairs = zip(parts, leaves, strict=True)
         params = treedef.unflatten([part.reshape(leaf.shape) for part, leaf in pairs])
-        if isinstance(problem, sif2jax.AbstractNonlinearEquations):
+        if hasattr(problem, "constraint"):
             residuals, _ = ravel_pytree(problem.constraint(params))
             return jnp.sum(residuals**2)
         return jnp.squeeze(problem.objective(params, problem.args))

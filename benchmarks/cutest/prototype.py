@@ -56,13 +56,16 @@ def prototype(
         step_sizes, codes = state.inner.step_sizes, state.inner.prev_grad_signs
         units, moments, old = state.units, state.moments, state.basis
         if scaled:
-            # The root mean square of what a coordinate moves, its largest being 1.
+            # The root mean square of what each coordinate moves, as a power of 2, and
+            # 1 for the largest.
             moves = units * jnp.sqrt((old**2) @ (step_sizes / step_sizes.max()) ** 2)
-            smallest = jnp.finfo(moves.dtype).tiny ** 0.25
-            moves = jnp.maximum(moves / moves.max(), smallest)
-            units = jnp.exp2(jnp.round(jnp.log2(moves)))
+            powers = jnp.round(jnp.log2(moves))
+            lowest_power = jnp.log2(jnp.finfo(moves.dtype).tiny) // 4
+            units = jnp.exp2(jnp.maximum(powers - powers.max(), lowest_power))
         change = units / state.units
         moments = change[:, None] * moments * change
+        # Older differences keep their weight.
+        moments *= jnp.trace(state.moments) / jnp.trace(moments)
         matrix = moments
         if anchored:
             order = jnp.arange(1, old.shape[0] + 1, dtype=old.dtype) / old.shape[0]

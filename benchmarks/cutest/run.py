@@ -23,12 +23,16 @@ TOLERANCES = (1e-1, 1e-3, 1e-5, 1e-7)
 UNBOUNDED = -1e15
 
 
+Traces = dict[str, dict[str, Any]]
+"""By optimizer and view: the lowest exact loss after each evaluation."""
+
+
 def key(view: View) -> str:
     """Of a view's trace in its file."""
     return f"{view.name}|{view.seed}"
 
 
-def counted(traces: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def counted(traces: Traces) -> Iterator[dict[str, Any]]:
     """Rows of one problem: evaluations to each tolerance, missing where not solved.
 
     The lowest loss is that of all optimizers, however they saw the problem.
@@ -40,6 +44,8 @@ def counted(traces: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for view, trace in run.items():
             name, seed = view.split("|")
             first = trace[0]
+            if not np.isfinite(first):
+                continue
             row = {"view": name, "seed": int(seed), "optimizer": optimizer}
             for tolerance in TOLERANCES:
                 reached = trace <= lowest + tolerance * (first - lowest)
@@ -49,31 +55,32 @@ def counted(traces: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def judge(folder: Path) -> list[dict[str, Any]]:
-    """The rows of all problems in a folder of traces."""
-    rows = []
-    for problem in sorted({path.name.split("+")[0] for path in folder.glob("*.npz")}):
-        files = sorted(folder.glob(f"{problem}+*.npz"))
-        traces = {path.stem.split("+", 1)[1]: dict(np.load(path)) for path in files}
-        rows += [{"problem": problem, **row} for row in counted(traces)]
-    return rows
+def load(folder: Path, problem: str) -> Traces:
+    """The traces of a problem that are there."""
+    return {
+        path.stem.split("+", 1)[1]: dict(np.load(path))
+        for path in sorted(folder.glob(f"{problem}+*.npz"))
+    }
 
 
 def measure(
-    problem: Problem, folder: Path, optimizers: Iterable[str], wanted: Iterable[View]
-) -> None:
-    """Add the traces that are not there yet."""
+    problem: Problem,
+    optimizers: Iterable[str],
+    wanted: Iterable[View],
+    known: Traces | None = None,
+) -> Traces:
+    """The traces that are wanted and not known, added to those that are."""
     runs = descend.Runs(problem)
     scales = problem.start.size <= views.LARGEST_SCALED
+    traces = dict(known or {})
     for name in optimizers:
-        path = folder / f"{problem.name}+{name}.npz"
-        traces = dict(np.load(path)) if path.exists() else {}
-        views_of = [view for view in wanted if scales or not view.scaled]
-        missing = [view for view in views_of if key(view) not in traces]
-        if missing:
-            descent = runs.descent(name)
-            traces |= {key(view): runs.lowest(descent, view) for view in missing}
-            np.savez_compressed(path, **traces)
+        run = traces.get(name, {})
+        descent = runs.descent(name)
+        for view in wanted:
+            if key(view) not in run and (scales or not view.scaled):
+                run = run | {key(view): runs.lowest(descent, view)}
+        traces[name] = run
+    return traces
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,10 +104,17 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = [view for group in options.views for view in views.VIEWS[group]]
     total = 1 if options.quick else options.problems
     drawn = itertools.islice(problems.drawn(), total)
+    rows = []
     for problem in tqdm.tqdm(drawn, total=total, unit="problem"):
-        measure(problem, folder, options.optimizers, wanted)
+        known = load(folder, problem.name)
+        traces = measure(problem, options.optimizers, wanted, known)
+        for name, run in traces.items():
+            if run.keys() != known.get(name, {}).keys():
+                np.savez_compressed(folder / f"{problem.name}+{name}.npz", **run)
+        facts = {"problem": problem.name, "size": problem.start.size}
+        rows += [facts | row for row in counted(traces)]
     (options.output_dir / "runs.csv").unlink(missing_ok=True)
-    Study(options.output_dir, "runs", (), script="run").add(judge(folder))
+    Study(options.output_dir, "runs", (), script="run").add(rows)
 
 
 if __name__ == "__main__":
