@@ -50,7 +50,7 @@ def scan(
         params, states = carry
         value, grads = observe(params, i, view)
 
-        def update(number: int, states: Any) -> tuple[jax.Array, Any]:
+        def update(number: int, states: Any) -> tuple[Any, Any]:
             updates, state = found[number].update(
                 grads, states[number], params, value=value
             )

@@ -13,7 +13,7 @@ import optax
 
 import optax_rprop
 
-BOUNDS = {"min_step_size": 1e-12, "max_step_size": 1e12}
+BOUNDS: dict[str, Any] = {"min_step_size": 1e-12, "max_step_size": 1e12}
 
 
 class State(NamedTuple):
@@ -41,7 +41,7 @@ def prototype(
     """
     rprop = optax_rprop.scale_by_rprop(variant="irprop+", **BOUNDS)
 
-    def init_fn(params: jax.Array) -> State:
+    def init_fn(params: Any) -> State:
         size = params.size
         return State(
             inner=rprop.init(params),
@@ -90,8 +90,9 @@ def prototype(
         return state._replace(inner=inner, moments=moments, basis=basis, units=units)
 
     def update_fn(
-        grads: jax.Array, state: State, params: Any = None, *, value: Any, **_: Any
-    ) -> tuple[jax.Array, State]:
+        updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any
+    ) -> tuple[Any, State]:
+        grads = updates
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grads))
         # Before the first finite gradient, the one remembered is 0.
         compared = finite & jnp.any(state.prev_grads != 0)

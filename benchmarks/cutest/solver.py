@@ -4,6 +4,8 @@ Optimizers see loss and gradient as computed through an adaptive solver at a tol
 the loss at a tolerance of 1e-10 counts.
 """
 
+from typing import Any
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -23,10 +25,10 @@ RATES = np.array([1.1, 0.4, 0.1, 0.4])
 STARTS = 10
 
 
-def prey_and_predators(rates: jax.Array, tolerance: float) -> jax.Array:
+def prey_and_predators(rates: Any, tolerance: float) -> Any:
     """Lotka and Volterra's equations, solved adaptively to a relative tolerance."""
 
-    def velocity(_: jax.Array, state: jax.Array, rates: jax.Array) -> jax.Array:
+    def velocity(_: Any, state: Any, rates: Any) -> jax.Array:
         prey, predators = state
         met = prey * predators
         born, died = rates[0] * prey, rates[3] * predators

@@ -60,9 +60,14 @@ def numbers(view: View, size: int) -> Numbers:
     """The view of a problem of this size; units are log-uniform over six decades."""
     exponents = np.random.default_rng(view.seed).uniform(-3, 3, size)
     units = 10**exponents if view.scaled else np.ones(size)
-    noise = view.loss_noise, view.gradient_noise, view.roughness
     normal = np.random.default_rng([1, view.seed]).normal(size=(ROWS, size + 1))
-    return Numbers(normal, *map(np.float64, noise), units)
+    return Numbers(
+        normal=normal,
+        loss_noise=np.float64(view.loss_noise),
+        gradient_noise=np.float64(view.gradient_noise),
+        roughness=np.float64(view.roughness),
+        units=units,
+    )
 
 
 def wave(point: jax.Array, phases: jax.Array) -> jax.Array:

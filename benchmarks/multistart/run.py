@@ -20,6 +20,7 @@ import optax_rprop
 from benchmarks.common import cli
 from benchmarks.common.results import Study
 from benchmarks.common.timing import interleave
+from benchmarks.cutest.prototype import prototype
 from benchmarks.multistart.problems import Problem, problems
 
 STARTS = 256
@@ -87,7 +88,7 @@ def evaluation() -> Method:
     return lambda loss, start: start, step
 
 
-def irprop_plus(**bounds: float) -> optax.GradientTransformation:
+def irprop_plus(**bounds: Any) -> optax.GradientTransformation:
     """The variant that is rotated."""
     return optax_rprop.rprop(variant="irprop+", **bounds)
 
@@ -98,6 +99,8 @@ EIGENBASIS = optax_rprop.in_eigenbasis(
 METHODS = {
     "irprop+": of_optax(irprop_plus()),
     "eigenbasis": of_optax(EIGENBASIS),
+    "turns together": of_optax(prototype(scaled=False, anchored=False)),
+    "scaled and anchored": of_optax(prototype()),
     "optax.lbfgs": of_optax(optax.lbfgs(), line_search=True),
     "optimistix.BFGS": bfgs(),
     "Adam": of_optax(optax.adam(0.1)),
