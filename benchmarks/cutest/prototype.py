@@ -108,9 +108,11 @@ def prototype(
         )
 
         def due(state: State) -> State:
-            return jax.tree.map(
+            kept = jax.tree.map(
                 lambda new, old: jnp.where(learns, new, old), turned(state), state
             )
+            # Chosen by data, the number of calls would differ from lane to lane.
+            return kept._replace(calls=state.calls)
 
         state = jax.lax.cond(
             state.calls % interval == 1 % interval, due, lambda state: state, state

@@ -19,9 +19,11 @@ class Problem(NamedTuple):
     loss: Callable[[jax.Array], jax.Array]
     center: Any
     spread: Any
+    count: int = 256  # Of starts.
 
-    def starts(self, count: int) -> np.ndarray:
-        """As many starts, a row each."""
+    def starts(self, most: int) -> np.ndarray:
+        """The starts, a row each, but no more than this."""
+        count = min(self.count, most)
         noise = np.random.default_rng(0).normal(size=(count, np.size(self.center)))
         return np.asarray(self.center) + np.asarray(self.spread) * noise
 
@@ -87,7 +89,7 @@ def neuron() -> Problem:
     return fitted("neuron", solve, [0.2, 0.2, 3.0], [0.5, 0.5, 2.5], [0.2, 0.2, 0.3])
 
 
-def gaussian_process(rows: int = 40) -> Problem:
+def gaussian_process(rows: int = 30) -> Problem:
     """Log length scales of two inputs, log amplitude and log noise."""
     rng = np.random.default_rng(0)
     inputs = rng.uniform(size=(rows, 2))
@@ -101,7 +103,7 @@ def gaussian_process(rows: int = 40) -> Problem:
         whitened = jax.scipy.linalg.solve_triangular(factor, targets, lower=True)
         return (0.5 * whitened @ whitened + jnp.log(jnp.diag(factor)).sum()) / rows
 
-    return Problem("Gaussian process", loss, np.zeros(4), 0.5)
+    return Problem("Gaussian process", loss, np.zeros(4), 0.5, count=32)
 
 
 def nist(name: str, model: Callable[[Any, Any], Any]) -> Problem:

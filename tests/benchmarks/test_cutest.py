@@ -137,3 +137,16 @@ def test_the_scaled_basis_does_not_see_units():
         paths.append(units * params)
     # The anchor divides the rounding of a direction.
     np.testing.assert_allclose(*paths, rtol=1e-3)
+
+
+def test_turns_are_together_under_vmap():
+    """Around a whole run, ``cond`` stays; with the package's turns it is a select."""
+    plain = optax_rprop.in_eigenbasis(
+        optax_rprop.rprop(variant="irprop+"), full_matrix=True
+    )
+    starts = jnp.stack([VALLEY.start, VALLEY.start + 1])
+    found = []
+    for transformation in (plain, prototype.prototype()):
+        fit = functools.partial(run, transformation, VALLEY.loss, steps=3)
+        found.append("cond[" in str(jax.make_jaxpr(jax.vmap(fit))(starts)))
+    assert found == [False, True]
