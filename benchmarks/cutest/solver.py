@@ -22,7 +22,7 @@ from benchmarks.cutest.views import View
 SOLVER_TOLERANCES = (1e-2, 1e-4, 1e-6)
 EXACT = 1e-10
 RATES = np.array([1.1, 0.4, 0.1, 0.4])
-STARTS = 10
+STARTS = 5
 
 
 def prey_and_predators(rates: Any, tolerance: float) -> Any:
@@ -52,7 +52,7 @@ def prey_and_predators(rates: Any, tolerance: float) -> Any:
 def problem(tolerance: float) -> Problem:
     """Four rates from sixty noisy counts of both."""
     counts = np.asarray(prey_and_predators(jnp.asarray(RATES), EXACT))
-    counts *= 1 + 0.05 * np.random.default_rng(0).normal(size=counts.shape)
+    counts = counts * (1 + 0.05 * np.random.default_rng(0).normal(size=counts.shape))
 
     def loss(rates: jax.Array, tolerance: float) -> jax.Array:
         return jnp.mean((prey_and_predators(rates, tolerance) - counts) ** 2)
