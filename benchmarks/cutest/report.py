@@ -11,10 +11,9 @@ from benchmarks.common import plots, results
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import markdown, performance_profile, report, slashed
 from benchmarks.cutest.descend import OPTIMIZERS
-from benchmarks.cutest.run import TOLERANCES
 
 RESULTS = Path(__file__).parent / "results"
-TOLERANCE = "1e-05"
+TOLERANCE = 1e-5
 RATIOS = (1, 2, 5, 10, np.inf)
 VIEWS = {
     "exact": "exact",
@@ -46,25 +45,23 @@ DRAWN = ("eigenbasis", "irprop+", "optax.lbfgs", "SciPy BFGS", "SciPy L-BFGS-B",
 
 @functools.cache
 def load(folder: Path) -> Frame:
-    """All rows, those of the solver's tolerance too; infinite where not solved."""
+    """All rows, those of the solver's tolerance too."""
     rows = [results.read(folder, "runs")]
     if results.exists(folder, "solver"):
         solver = results.read(folder, "solver")
-        solver["view"] = "solver " + solver["tolerance"].map("{:g}".format)
-        rows.append(solver.drop(columns="tolerance").assign(problem="predator, prey"))
-    return pd.concat(rows).fillna({f"to_{t:g}": np.inf for t in TOLERANCES})
+        solver["view"] = "solver " + solver["solver"].map("{:g}".format)
+        rows.append(solver.drop(columns="solver").assign(problem="predator and prey"))
+    return pd.concat(rows)
 
 
-def costs(folder: Path, view: str, tolerance: str = TOLERANCE) -> Frame:
+def costs(folder: Path, view: str, tolerance: float = TOLERANCE) -> Frame:
     """Evaluations: a row an optimizer, a column a problem and seed."""
-    rows = load(folder).query("view == @view")
-    wide = rows.pivot(
-        index="optimizer", columns=["problem", "seed"], values=f"to_{tolerance}"
-    )
-    return wide.reindex([name for name in OPTIMIZERS if name in wide.index])
+    rows = load(folder).query("view == @view and tolerance == @tolerance")
+    wide = rows.set_index(["problem", "seed"])[list(OPTIMIZERS)].T
+    return wide.replace(0, np.inf).dropna(how="all")
 
 
-def solved(folder: Path, view: str, tolerance: str = TOLERANCE) -> Frame:
+def solved(folder: Path, view: str, tolerance: float = TOLERANCE) -> Frame:
     """The percentage solved, by optimizer, of the runs that were made."""
     return performance_profile(costs(folder, view, tolerance))[np.inf]
 
@@ -99,9 +96,9 @@ def profile(folder: Path = RESULTS) -> str:
     """Exact: within multiples of the cheapest, and solved to other tolerances."""
     table = performance_profile(costs(folder, "exact"), RATIOS).map("{:.0f}".format)
     table.columns = [*(f"within {ratio} times" for ratio in RATIOS[:-1]), "solved"]
-    for tolerance in ("0.1", "0.001", "1e-07"):
+    for tolerance in (1e-1, 1e-3, 1e-7):
         found = solved(folder, "exact", tolerance)
-        table[f"to {float(tolerance):.0e}"] = found.map("{:.0f}".format)
+        table[f"to {tolerance:.0e}"] = found.map("{:.0f}".format)
     return markdown(table)
 
 
@@ -112,7 +109,7 @@ def by_view(folder: Path = RESULTS) -> str:
     for title, view in (VIEWS | dict(zip(solvers, solvers, strict=True))).items():
         found = costs(folder, view)
         of = count(folder, view) if view in VIEWS.values() else found.shape[1]
-        both = {to: solved(folder, view, to) for to in ("0.001", TOLERANCE)}
+        both = {to: solved(folder, view, to) for to in (1e-3, TOLERANCE)}
         rows[f"{title} ({of})"] = slashed(pd.DataFrame(both))
     frame = pd.DataFrame.from_dict(rows, orient="index")
     return markdown(frame.reindex(columns=SHOWN_BY_VIEW).fillna(""))
@@ -123,7 +120,7 @@ def decision(folder: Path = RESULTS) -> str:
     sentences = []
     for title, view in VIEWS.items():
         changes = []
-        for tolerance in ("0.001", TOLERANCE):
+        for tolerance in (1e-3, TOLERANCE):
             found = solved(folder, view, tolerance)
             changes.append(found["scaled and anchored"] - found["eigenbasis"])
         pair = costs(folder, view).loc[["eigenbasis", "scaled and anchored"]]
@@ -141,13 +138,13 @@ def noise(folder: Path = RESULTS) -> Figure:
     """The percentage solved over the level of noise, to two tolerances."""
     picture = plots.figure(7, 3)
     axes = picture.subplots(1, 2, sharey=True)
-    for panel, tolerance in zip(axes, ("0.001", TOLERANCE), strict=True):
+    for panel, tolerance in zip(axes, (1e-3, TOLERANCE), strict=True):
         found = {view: solved(folder, view, tolerance) for view in LEVELS}
         for name in DRAWN:
             percents = [found[view].get(name, np.nan) for view in LEVELS]
             style = plots.style(name)
             panel.plot(list(LEVELS.values()), percents, marker="o", **style)
-        panel.set(xscale="log", xlabel="noise", title=f"to {float(tolerance):.0e}")
+        panel.set(xscale="log", xlabel="noise", title=f"to {tolerance:.0e}")
         panel.set_xticks(list(LEVELS.values()), ["0", "1e-6", "1e-3", "1e-1"])
     axes[0].set(ylabel="% solved", ylim=(0, 100))
     plots.legend(picture, axes, 3)

@@ -33,26 +33,25 @@ def key(view: View) -> str:
 
 
 def counted(traces: Traces) -> Iterator[dict[str, Any]]:
-    """Rows of one problem: evaluations to each tolerance, missing where not solved.
+    """Rows of one problem: evaluations to each tolerance, and 0 where not solved.
 
     The lowest loss is that of all optimizers, however they saw the problem.
     """
     lowest = min(trace[-1] for run in traces.values() for trace in run.values())
     if lowest < UNBOUNDED:
         return
-    for optimizer, run in traces.items():
-        for view, trace in run.items():
-            name, seed = view.split("|")
-            first = trace[0]
-            if not np.isfinite(first):
+    seen = dict.fromkeys(view for run in traces.values() for view in run)
+    for view, tolerance in itertools.product(seen, TOLERANCES):
+        name, seed = view.split("|")
+        row = {"view": name, "seed": int(seed), "tolerance": tolerance}
+        for optimizer in descend.OPTIMIZERS:
+            trace = traces.get(optimizer, {}).get(view)
+            if trace is None or not np.isfinite(trace[0]):
+                row[optimizer] = None
                 continue
-            row = {"view": name, "seed": int(seed), "optimizer": optimizer}
-            for tolerance in TOLERANCES:
-                reached = trace <= lowest + tolerance * (first - lowest)
-                row[f"to_{tolerance:g}"] = (
-                    np.argmax(reached) + 1 if reached[-1] else None
-                )
-            yield row
+            reached = trace <= lowest + tolerance * (trace[0] - lowest)
+            row[optimizer] = int(np.argmax(reached)) + 1 if reached[-1] else 0
+        yield row
 
 
 def load(folder: Path, problem: str) -> Traces:

@@ -75,11 +75,11 @@ def main(arguments: list[str] | None = None) -> None:
     starts = range(1 if options.quick else STARTS)
     wanted = [View("start", seed, displaced=0.1) for seed in starts]
     names = ["irprop-", "Adam"] if options.quick else descend.OPTIMIZERS
-    study = Study(options.output_dir, "solver", ["tolerance"], script="solver")
+    study = Study(options.output_dir, "solver", ["solver"], script="solver")
     for tolerance in tqdm.tqdm(tolerances, unit="tolerance"):
         if not study.has(tolerance):
             traces = measure(problem(tolerance), names, wanted)
-            study.add({"tolerance": tolerance, **row} for row in counted(traces))
+            study.add({"solver": tolerance, **row} for row in counted(traces))
 
 
 if __name__ == "__main__":

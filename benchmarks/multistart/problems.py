@@ -19,11 +19,11 @@ class Problem(NamedTuple):
     loss: Callable[[jax.Array], jax.Array]
     center: Any
     spread: Any
-    count: int = 256  # Of starts.
+    total: int = 256  # Of starts.
 
     def starts(self, most: int) -> np.ndarray:
         """The starts, a row each, but no more than this."""
-        count = min(self.count, most)
+        count = min(self.total, most)
         noise = np.random.default_rng(0).normal(size=(count, np.size(self.center)))
         return np.asarray(self.center) + np.asarray(self.spread) * noise
 
@@ -103,7 +103,7 @@ def gaussian_process(rows: int = 30) -> Problem:
         whitened = jax.scipy.linalg.solve_triangular(factor, targets, lower=True)
         return (0.5 * whitened @ whitened + jnp.log(jnp.diag(factor)).sum()) / rows
 
-    return Problem("Gaussian process", loss, np.zeros(4), 0.5, count=32)
+    return Problem("Gaussian process", loss, np.zeros(4), 0.5, total=32)
 
 
 def nist(name: str, model: Callable[[Any, Any], Any]) -> Problem:

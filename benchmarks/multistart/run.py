@@ -148,9 +148,9 @@ def arrivals(
     lowest = min(map(np.nanmin, traces.values()))
     for count in range(5, most[SEARCHING] + 1, 5):
         found = np.asarray(runs[SEARCHING](count, starts))
+        traces[SEARCHING] = found
         if shares(found, min(lowest, np.nanmin(found)))[-1] >= max(SHARES.values()):
             break
-    traces[SEARCHING] = found
     lowest = min(map(np.nanmin, traces.values()))
     for name in METHODS:
         arrived = shares(traces[name], lowest)
