@@ -68,7 +68,8 @@ class Eigenbasis:
         units = self.new_units()
         if self.scaled:
             ratio = units / self.units
-            self.moments[0] = np.diag(ratio) @ self.moments[0] @ np.diag(ratio)
+            moment = np.diag(ratio) @ self.moments[0] @ np.diag(ratio)
+            self.moments[0] = moment * np.trace(self.moments[0]) / np.trace(moment)
         new = self.directions(bases, units)
         weights = np.linalg.solve(new, self.directions(self.bases, self.units)) ** 2
         squares = np.array(self.rprop.step_sizes) ** 2

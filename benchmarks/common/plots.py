@@ -30,6 +30,7 @@ _STYLES: dict[str, tuple[str, Any]] = {
     "rprop+": ("#0072B2", _DASHED),
     "rprop-": ("#56B4E9", _DASHED),
     "irprop+ in_eigenbasis": ("#CC79A7", "-"),
+    "eigenbasis": ("#CC79A7", "-"),
     "mini-batch Rprop": ("#0072B2", "-"),
     "irprop-, split": ("#56B4E9", "-"),
     "irprop-, packed": ("#0072B2", "-"),
@@ -46,6 +47,10 @@ _STYLES: dict[str, tuple[str, Any]] = {
     "SGD, tuned": ("#E69F00", "--"),
     "Lion": ("#CC79A7", "-."),
     "L-BFGS": ("#000000", "-"),
+    "optax.lbfgs": ("#000000", "-"),
+    "SciPy BFGS": ("#009E73", "-"),
+    "SciPy L-BFGS-B": ("#555555", _DASHED),
+    "optimistix.BFGS": ("#E69F00", "-"),
     "copy of the parameters": ("#000000", ":"),
     "torch.optim.Rprop, compiled": ("#555555", _DASHED),
 }

@@ -18,6 +18,7 @@ import optax_rprop
 
 ENVIRONMENT = "environment.json"
 PACKAGES = ("optax-rprop", "jax", "jaxlib", "optax", "numpy", "torch")
+PACKAGES += ("scipy", "optimistix", "sif2jax")
 # Enough for float32, in which most results are computed.
 DIGITS = 7
 

@@ -142,7 +142,9 @@ def turned(
         assert moment is not None
         new_units = _units(memory[0], basis, units)
         ratio = new_units / units
-        moments = (ratio[:, None] * moment * ratio,)
+        rescaled = ratio[:, None] * moment * ratio
+        # Older differences keep their weight.
+        moments = (rescaled * (jnp.trace(moment) / jnp.trace(rescaled)),)
         inverse, units = (basis / ratio[:, None],), new_units
     bases = tuple(
         None if moment is None or basis is None else _eigenvectors(moment, basis)

@@ -1,0 +1,199 @@
+"""How is each optimizer run, and what counts as one evaluation?"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optimistix
+import scipy.optimize
+
+import optax_rprop
+from benchmarks.cutest.problems import Problem
+from benchmarks.cutest.prototype import prototype
+from benchmarks.cutest.views import Numbers, Observe, View, numbers, observed
+
+BUDGET = 2000
+WIDE = {"min_step_size": 1e-12, "max_step_size": 1e12}
+
+
+def irprop_plus(**options: Any) -> optax.GradientTransformation:
+    """The variant that is rotated."""
+    return optax_rprop.rprop(variant="irprop+", **options)
+
+
+EIGENBASIS = optax_rprop.in_eigenbasis(irprop_plus(**WIDE), full_matrix=True)
+TRANSFORMATIONS = {
+    "irprop-": optax_rprop.rprop(variant="irprop-"),
+    "irprop+": irprop_plus(),
+    "rprop-": optax_rprop.rprop(variant="rprop-"),
+    "rprop+": optax_rprop.rprop(variant="rprop+"),
+    "eigenbasis": EIGENBASIS,
+    "not scaled": prototype(scaled=False),
+    "basis of 0.3.2": prototype(scaled=False, anchored=False),
+    "Adam": optax.adam(0.1),
+    "Prodigy": optax.contrib.prodigy(),
+    "COCOB": optax.contrib.cocob(),
+}
+
+
+def scan(
+    observe: Observe, start: jax.Array, view: Numbers, which: jax.Array
+) -> tuple[Any, Any]:
+    """One of the transformations, compiled as one; one evaluation a step."""
+    found = list(map(optax.with_extra_args_support, TRANSFORMATIONS.values()))
+
+    def step(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+        params, states = carry
+        value, grads = observe(params, i, view)
+
+        def update(number: int, states: Any) -> tuple[Any, Any]:
+            updates, state = found[number].update(
+                grads, states[number], params, value=value
+            )
+            return updates, (*states[:number], state, *states[number + 1 :])
+
+        branches = [functools.partial(update, number) for number in range(len(found))]
+        updates, states = jax.lax.switch(which, branches, states)
+        return (optax.apply_updates(params, updates), states), params
+
+    carry = start, tuple(transformation.init(start) for transformation in found)
+    steps = jnp.arange(BUDGET)
+    return steps + 1, jax.lax.scan(step, carry, steps)[1]
+
+
+def as_loss(observe: Observe, step: Any, view: Numbers) -> Callable[..., jax.Array]:
+    """A function whose value and gradient are those that are seen."""
+
+    def loss(point: jax.Array) -> jax.Array:
+        here = jax.lax.stop_gradient(point)
+        value, grads = jax.lax.stop_gradient(observe(here, step, view))
+        return value + grads @ (point - here)
+
+    return loss
+
+
+def lbfgs(observe: Observe, start: jax.Array, view: Numbers) -> tuple[Any, Any]:
+    """optax.lbfgs; evaluations of its line search count."""
+    transformation = optax.lbfgs()
+
+    def step(carry: Any) -> Any:
+        params, state, spent, i, (evaluations, points) = carry
+        loss = as_loss(observe, i, view)
+        # The line search hands on what it saw at its last point.
+        known = jnp.isfinite(optax.tree.get(state, "value"))
+        value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
+        spent += jnp.where(known, 0, 1).astype(spent.dtype)
+        trace = evaluations.at[i].set(spent), points.at[i].set(params)
+        updates, state = transformation.update(
+            grads, state, params, value=value, grad=grads, value_fn=loss
+        )
+        searched = optax.tree.get(state, "info").num_linesearch_steps
+        spent += searched.astype(spent.dtype)
+        return optax.apply_updates(params, updates), state, spent, i + 1, trace
+
+    trace = jnp.full(BUDGET, BUDGET + 1), jnp.zeros((BUDGET, start.size), start.dtype)
+    zero = jnp.zeros((), trace[0].dtype)
+    carry = start, transformation.init(start), zero, zero, trace
+    return jax.lax.while_loop(
+        lambda carry: (carry[2] < BUDGET) & (carry[3] < BUDGET), step, carry
+    )[-1]
+
+
+def bfgs(observe: Observe, start: jax.Array, view: Numbers) -> tuple[Any, Any]:
+    """optimistix.BFGS: one evaluation a step, accepted or not; it never stops."""
+    solver = optimistix.BFGS(rtol=0.0, atol=0.0)
+
+    def loss(point: jax.Array, step: Any) -> tuple[jax.Array, None]:
+        return as_loss(observe, step, view)(point), None
+
+    def step(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+        point, state = carry
+        seen = state.y_eval
+        point, state, _ = solver.step(loss, point, i, {}, state, frozenset())
+        return (point, state), seen
+
+    scalar = jax.ShapeDtypeStruct((), start.dtype)
+    state = solver.init(loss, start, 0, {}, scalar, None, frozenset())
+    steps = jnp.arange(BUDGET)
+    return steps + 1, jax.lax.scan(step, (start, state), steps)[1]
+
+
+class Spent(Exception):  # noqa: N818
+    """The budget is spent."""
+
+
+def with_scipy(
+    method: str, observe: Observe, start: Any, view: Numbers
+) -> tuple[Any, Any]:
+    """SciPy's; started again wherever it stops, until the budget is spent."""
+    stops = {"gtol": 0, "maxiter": 10**9}
+    if method == "L-BFGS-B":
+        stops |= {"ftol": 0, "maxfun": 10**9}
+    points = []
+
+    def function(point: np.ndarray) -> tuple[float, np.ndarray]:
+        if len(points) == BUDGET:
+            raise Spent
+        points.append(point.astype(start.dtype))
+        value, grads = observe(points[-1], np.int32(len(points)), view)
+        return float(value), np.asarray(grads, np.float64)
+
+    point = start
+    while True:
+        try:
+            point = scipy.optimize.minimize(
+                function, point, jac=True, method=method, options=stops
+            ).x
+        except Spent:
+            return np.arange(1, BUDGET + 1), np.array(points)
+        point = np.where(np.isfinite(point), point, start)
+
+
+OTHERS: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "optax.lbfgs": lbfgs,
+    "optimistix.BFGS": bfgs,
+    "SciPy BFGS": functools.partial(with_scipy, "BFGS"),
+    "SciPy L-BFGS-B": functools.partial(with_scipy, "L-BFGS-B"),
+}
+OPTIMIZERS = (*TRANSFORMATIONS, *OTHERS)
+
+
+class Runs:
+    """Runs on one problem; everything is compiled once for all views of a dtype."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._observe = observed(problem)
+        self._seen = jax.jit(self._observe)
+        self._scan = jax.jit(functools.partial(scan, self._observe))
+        self._exact = jax.jit(jax.vmap(problem.loss))
+
+    def descent(self, name: str) -> Callable[..., tuple[Any, Any]]:
+        """Of start and view: numbers of evaluations and the points then known."""
+        if name in TRANSFORMATIONS:
+            which = list(TRANSFORMATIONS).index(name)
+            return lambda start, view: self._scan(start, view, which)
+        if name.startswith("SciPy"):
+            return functools.partial(OTHERS[name], self._seen)
+        return jax.jit(functools.partial(OTHERS[name], self._observe))
+
+    def lowest(self, descend: Callable[..., Any], view: View) -> np.ndarray:
+        """The lowest exact loss at any point so far, after each evaluation."""
+        exact = numbers(view, self.problem.start.size)
+        start = self.problem.start
+        noise = np.random.default_rng([2, view.seed]).normal(size=start.size)
+        start = start + view.displaced * np.maximum(np.abs(start), 1) * noise
+        start = (start / exact.units).astype(view.dtype)
+        # Where float64 is off, as by default, constants of the problem are rounded too.
+        with jax.enable_x64(view.dtype == "float64"):
+            evaluations, points = descend(start, jax.device_put(exact))
+        evaluations, points = np.asarray(evaluations), np.asarray(points)
+        losses = np.asarray(self._exact(exact.units * points))
+        known = evaluations <= BUDGET
+        found = np.full(BUDGET, np.inf)
+        np.fmin.at(found, evaluations[known] - 1, losses[known])
+        return np.minimum.accumulate(np.where(np.isnan(found), np.inf, found))

@@ -1,0 +1,120 @@
+"""Optimizers on problems of CUTEst, seen exactly, rounded, with noise, in other units.
+
+The lowest loss after each evaluation goes into files that are not kept, a problem and
+optimizer each. From all that are there, the evaluations to each tolerance are counted.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from benchmarks.common import cli
+from benchmarks.common.results import Study
+from benchmarks.cutest import descend, problems, views
+from benchmarks.cutest.problems import Problem
+from benchmarks.cutest.views import View
+
+TOLERANCES = (1e-1, 1e-3, 1e-5, 1e-7)
+UNBOUNDED = -1e15
+
+
+Traces = dict[str, dict[str, Any]]
+"""By optimizer and view: the lowest exact loss after each evaluation."""
+
+
+def key(view: View) -> str:
+    """Of a view's trace in its file."""
+    return f"{view.name}|{view.seed}"
+
+
+def counted(traces: Traces) -> Iterator[dict[str, Any]]:
+    """Rows of one problem: evaluations to each tolerance, and 0 where not solved.
+
+    The lowest loss is that of all optimizers, however they saw the problem.
+    """
+    lowest = min(trace[-1] for run in traces.values() for trace in run.values())
+    if lowest < UNBOUNDED:
+        return
+    seen = dict.fromkeys(view for run in traces.values() for view in run)
+    for view, tolerance in itertools.product(seen, TOLERANCES):
+        name, seed = view.split("|")
+        row = {"view": name, "seed": int(seed), "tolerance": tolerance}
+        for optimizer in descend.OPTIMIZERS:
+            trace = traces.get(optimizer, {}).get(view)
+            if trace is None or not np.isfinite(trace[0]):
+                row[optimizer] = None
+                continue
+            reached = trace <= lowest + tolerance * (trace[0] - lowest)
+            row[optimizer] = int(np.argmax(reached)) + 1 if reached[-1] else 0
+        yield row
+
+
+def load(folder: Path, problem: str) -> Traces:
+    """The traces of a problem that are there."""
+    return {
+        path.stem.split("+", 1)[1]: dict(np.load(path))
+        for path in sorted(folder.glob(f"{problem}+*.npz"))
+    }
+
+
+def measure(
+    problem: Problem,
+    optimizers: Iterable[str],
+    wanted: Iterable[View],
+    known: Traces | None = None,
+) -> Traces:
+    """The traces that are wanted and not known, added to those that are."""
+    runs = descend.Runs(problem)
+    scales = problem.start.size <= views.LARGEST_SCALED
+    traces = dict(known or {})
+    for name in optimizers:
+        run = traces.get(name, {})
+        descent = runs.descent(name)
+        for view in wanted:
+            if key(view) not in run and (scales or not view.scaled):
+                run = run | {key(view): runs.lowest(descent, view)}
+        traces[name] = run
+    return traces
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is not there yet, then count all that is."""
+    parser = cli.parser(__doc__, "cutest")
+    parser.add_argument(
+        "--problems", type=cli.at_least(1), default=200, help="how many of the order"
+    )
+    parser.add_argument(
+        "--optimizers", nargs="+", default=list(descend.OPTIMIZERS), help="which"
+    )
+    parser.add_argument(
+        "--views", nargs="+", default=list(views.VIEWS), help="which groups of views"
+    )
+    options = parser.parse_args(arguments)
+    jax.config.update("jax_enable_x64", True)
+    # SciPy waits for each evaluation.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    folder = options.output_dir / "traces"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [view for group in options.views for view in views.VIEWS[group]]
+    total = 1 if options.quick else options.problems
+    drawn = itertools.islice(problems.drawn(), total)
+    rows = []
+    for problem in tqdm.tqdm(drawn, total=total, unit="problem"):
+        known = load(folder, problem.name)
+        traces = measure(problem, options.optimizers, wanted, known)
+        for name, run in traces.items():
+            if run.keys() != known.get(name, {}).keys():
+                np.savez_compressed(folder / f"{problem.name}+{name}.npz", **run)
+        facts = {"problem": problem.name, "size": problem.start.size}
+        rows += [facts | row for row in counted(traces)]
+    (options.output_dir / "runs.csv").unlink(missing_ok=True)
+    Study(options.output_dir, "runs", (), script="run").add(rows)
+
+
+if __name__ == "__main__":
+    main()
