@@ -12,8 +12,8 @@ import optimistix
 import scipy.optimize
 
 import optax_rprop
+from benchmarks.cutest.earlier_basis import earlier_basis
 from benchmarks.cutest.problems import Problem
-from benchmarks.cutest.prototype import prototype
 from benchmarks.cutest.views import Numbers, Observe, View, numbers, observed
 
 BUDGET = 2000
@@ -32,8 +32,8 @@ TRANSFORMATIONS = {
     "rprop-": optax_rprop.rprop(variant="rprop-"),
     "rprop+": optax_rprop.rprop(variant="rprop+"),
     "eigenbasis": EIGENBASIS,
-    "not scaled": prototype(scaled=False),
-    "basis of 0.3.2": prototype(scaled=False, anchored=False),
+    "not scaled": earlier_basis(anchored=True),
+    "basis of 0.3.2": earlier_basis(anchored=False),
     "Adam": optax.adam(0.1),
     "Prodigy": optax.contrib.prodigy(),
     "COCOB": optax.contrib.cocob(),

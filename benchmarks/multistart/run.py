@@ -20,7 +20,6 @@ import optax_rprop
 from benchmarks.common import cli
 from benchmarks.common.results import Study
 from benchmarks.common.timing import interleave
-from benchmarks.cutest.prototype import prototype
 from benchmarks.multistart.problems import Problem, problems
 
 TOLERANCE = 1e-4
@@ -98,8 +97,6 @@ EIGENBASIS = optax_rprop.in_eigenbasis(
 METHODS = {
     "irprop+": of_optax(irprop_plus()),
     "eigenbasis": of_optax(EIGENBASIS),
-    "turns together": of_optax(prototype(scaled=False, anchored=False)),
-    "scaled and anchored": of_optax(prototype()),
     SEARCHING: of_optax(optax.lbfgs(), line_search=True),
     "optimistix.BFGS": bfgs(),
     "Adam": of_optax(optax.adam(0.1)),

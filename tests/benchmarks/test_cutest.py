@@ -1,6 +1,5 @@
 """CUTEst and many starts: quick runs, their reports, and what optimizers see."""
 
-import functools
 import importlib
 import json
 
@@ -14,7 +13,7 @@ import optax_rprop
 for name in ("pandas", "optimistix", "diffrax"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks.cutest import descend, prototype, views  # noqa: E402
+from benchmarks.cutest import descend, earlier_basis, views  # noqa: E402
 from benchmarks.cutest.problems import Problem  # noqa: E402
 
 VALLEY = Problem(
@@ -109,44 +108,13 @@ def run(transformation, loss, start, steps):
     return jax.lax.scan(step, carry, length=steps)[1]
 
 
-def test_the_prototype_without_its_changes_is_the_package():
-    """So what is measured of the changes is due to them."""
-    plain = optax_rprop.in_eigenbasis(
-        optax_rprop.rprop(variant="irprop+", **prototype.BOUNDS), full_matrix=True
+def test_the_earlier_basis_is_that_of_matrices():
+    """A column is rotated as before; so what is compared is the units alone."""
+    column = optax_rprop.in_eigenbasis(
+        optax_rprop.rprop(variant="irprop+", **earlier_basis.BOUNDS)
     )
-    old = prototype.prototype(scaled=False, anchored=False)
-    # Afterwards, they part where rounding chooses a direction.
-    found = [run(each, VALLEY.loss, VALLEY.start, 30) for each in (plain, old)]
-    np.testing.assert_allclose(*found, rtol=1e-6)
-
-
-def test_the_scaled_basis_does_not_see_units():
-    """Its path is the same, up to rounding, if its first units are the same."""
-    scales = jnp.array([1.0, 2.0**-6, 2.0**9])
-    transformation = prototype.prototype()
-    update = jax.jit(transformation.update)
-    paths = []
-    for units in (jnp.ones(3), scales):
-        params = VALLEY.start / units
-        state = transformation.init(params)._replace(units=1 / units)
-        loss = functools.partial(lambda units, z: VALLEY.loss(units * z), units)
-        for _ in range(30):
-            value, grads = jax.value_and_grad(loss)(params)
-            updates, state = update(grads, state, params, value=value)
-            params = params + updates
-        paths.append(units * params)
-    # The anchor divides the rounding of a direction.
-    np.testing.assert_allclose(*paths, rtol=1e-3)
-
-
-def test_turns_are_together_under_vmap():
-    """Around a whole run, ``cond`` stays; with the package's turns it is a select."""
-    plain = optax_rprop.in_eigenbasis(
-        optax_rprop.rprop(variant="irprop+"), full_matrix=True
-    )
-    starts = jnp.stack([VALLEY.start, VALLEY.start + 1])
-    found = []
-    for transformation in (plain, prototype.prototype()):
-        fit = functools.partial(run, transformation, VALLEY.loss, steps=3)
-        found.append("cond[" in str(jax.make_jaxpr(jax.vmap(fit))(starts)))
-    assert found == [False, True]
+    old = earlier_basis.earlier_basis(anchored=True)
+    found = run(old, VALLEY.loss, VALLEY.start, 60)
+    start = VALLEY.start[:, None]
+    columns = run(column, lambda x: VALLEY.loss(x[:, 0]), start, 60)
+    np.testing.assert_allclose(columns[..., 0], found, rtol=1e-6)

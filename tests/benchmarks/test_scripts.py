@@ -23,9 +23,8 @@ SCRIPTS = {
 }
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = sorted(BENCHMARKS.glob("*/*.py"))
-# The eigenbasis runs on the problems of the full batch, in their loop; many starts run
-# with the earlier basis that is measured on CUTEst.
-BORROWED = {"eigenbasis": {"full_batch"}, "multistart": {"cutest"}}
+# The eigenbasis runs on the problems of the full batch, in their loop.
+BORROWED = {"eigenbasis": {"full_batch"}}
 
 
 def test_all_scripts_are_run():
