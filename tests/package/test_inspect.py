@@ -98,9 +98,7 @@ def test_is_the_whole_state():
     # The second update is undone, so that a step size is to shrink.
     for grads, value in zip((GRADS[0], negative(GRADS[0])), (1.0, 2.5), strict=True):
         _, state = update(on_tree(grads), state, value=value)
-    read, summarize = map(
-        jax.jit, (optax_rprop.get_rprop_state, optax_rprop.diagnostics)
-    )
+    read = jax.jit(optax_rprop.get_rprop_state)
     plain = read(state)
     # Nothing is remembered of a sign, though the state shows what is pending.
     assert jax.jit(optax_rprop.diagnostics)(state).fraction_forgotten == 1
