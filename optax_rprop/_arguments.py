@@ -23,6 +23,11 @@ def _dtype_of(leaf: Any) -> Any:
     return jnp.result_type(leaf) if isinstance(leaf, int | float | complex) else None
 
 
+def shape_of(leaf: Any) -> tuple[int, ...]:
+    """The shape of an array, abstract ones too, or of a number."""
+    return getattr(leaf, "shape", ())
+
+
 def is_floating(value: Any) -> bool:
     """Whether it is an array or a number of real floating dtype."""
     dtype = _dtype_of(value)

@@ -1,7 +1,7 @@
-"""Rprop in an eigenbasis in NumPy, for one leaf: one big rotation of a long vector.
+"""Rprop in an eigenbasis in NumPy, for one leaf: one big matrix for a long vector.
 
 It shares no code with the package and none of its structure: where the package turns
-a leaf axis by axis, here the Kronecker product of the bases is written out.
+a leaf axis by axis, and scales it apart, here the matrix that does both is written out.
 """
 
 import functools
@@ -11,45 +11,66 @@ import reference
 
 
 class Eigenbasis:
-    """One leaf of a shape, of which some axes are rotated."""
+    """One leaf of a shape, of which some axes are rotated.
 
-    def __init__(self, shape, rotated, decay=0.9, interval=5, **settings):
+    With `scaled`, for vectors, the basis is learned in units of the step sizes.
+    """
+
+    def __init__(
+        self, shape, rotated, *, scaled=False, decay=0.9, interval=5, **settings
+    ):
         self.shape = shape
+        self.scaled = scaled
         self.decay = decay
         self.interval = interval
         self.rprop = reference.Rprop(int(np.prod(shape)), **settings)
         self.moments = {axis: np.zeros((shape[axis],) * 2) for axis in rotated}
         self.bases = {axis: np.eye(shape[axis]) for axis in rotated}
-        self.prev_grad = None
-        self.differences = 0
+        self.units = np.ones(shape)
+        self.prev_grad = np.zeros(shape)
+        self.calls = 0
 
-    def rotation(self, bases):
-        """What takes a leaf's numbers, in a row, from rotated to plain coordinates."""
+    def directions(self, bases, units):
+        """Columns: by how much a unit step of each coordinate changes a parameter."""
         factors = [
             bases.get(axis, np.eye(size)) for axis, size in enumerate(self.shape)
         ]
-        return functools.reduce(np.kron, factors, np.eye(1))
+        rotation = functools.reduce(np.kron, factors, np.eye(1))
+        return units.ravel()[:, None] * rotation
 
     def learn(self, grad, value):
         """Whether the bases are to turn now."""
+        self.calls += 1
         if not np.all(np.isfinite(grad)) or not np.isfinite(value):
             return False
-        due = False
-        if self.prev_grad is not None and np.any(grad != self.prev_grad):
-            change = grad - self.prev_grad
-            change = change / np.linalg.norm(change)
-            for axis, moment in self.moments.items():
-                rows = np.moveaxis(change, axis, 0).reshape(self.shape[axis], -1)
-                self.moments[axis] = self.decay * moment + rows @ rows.T
-            due = self.differences % self.interval == 0
-            self.differences += 1
         self.old_grad, self.prev_grad = self.prev_grad, grad
-        return due
+        if not np.any(self.old_grad) or np.all(grad == self.old_grad):
+            return False
+        change = self.units * (grad - self.old_grad)
+        change = change / np.linalg.norm(change)
+        for axis, moment in self.moments.items():
+            rows = np.moveaxis(change, axis, 0).reshape(self.shape[axis], -1)
+            self.moments[axis] = self.decay * moment + rows @ rows.T
+        return self.calls % self.interval == 2 % self.interval
+
+    def new_units(self):
+        """The root mean square of each parameter's update, to a power of 2."""
+        if not self.scaled:
+            return self.units
+        directions = self.directions(self.bases, self.units)
+        step_sizes = np.array(self.rprop.step_sizes)
+        sizes = np.sqrt(directions**2 @ (step_sizes / step_sizes.max()) ** 2)
+        exponents = np.round(np.log2(sizes))
+        return np.exp2(exponents - exponents.max())
 
     def turn(self, bases):
-        """Take over step sizes and signs, in the order in which the rule is told."""
-        new = self.rotation(bases)
-        weights = (new.T @ self.rotation(self.bases)) ** 2
+        """Transfer step sizes and signs, in the order in which the rule is told."""
+        units = self.new_units()
+        if self.scaled:
+            ratio = units / self.units
+            self.moments[0] = np.diag(ratio) @ self.moments[0] @ np.diag(ratio)
+        new = self.directions(bases, units)
+        weights = np.linalg.solve(new, self.directions(self.bases, self.units)) ** 2
         squares = np.array(self.rprop.step_sizes) ** 2
         remembered = squares * (np.array(self.rprop.prev_grad_signs) != 0)
         step_sizes = np.sqrt(weights @ squares)
@@ -67,10 +88,10 @@ class Eigenbasis:
                 )
             coordinate.prev_grad = signs[i]
             coordinate.prev_update = -signs[i] * step_sizes[i]
-        self.bases = bases
+        self.bases, self.units = bases, units
 
     def update(self, grad, value):
         """The update of one step, to be added to the parameters."""
-        rotation = self.rotation(self.bases)
-        moves = self.rprop.update(list(rotation.T @ grad.ravel()), value)
-        return (rotation @ np.array(moves)).reshape(self.shape)
+        directions = self.directions(self.bases, self.units)
+        updates = self.rprop.update(list(directions.T @ grad.ravel()), value)
+        return (directions @ np.array(updates)).reshape(self.shape)

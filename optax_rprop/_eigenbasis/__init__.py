@@ -1,6 +1,5 @@
 """Rprop in a learned, orthogonal basis, in which coordinates are not coupled."""
 
-import math
 from typing import Any
 
 import jax
@@ -12,13 +11,17 @@ from optax_rprop._arguments import (
     matching_leaves,
     real_leaves,
     scalar_loss,
+    shape_of,
 )
 from optax_rprop._eigenbasis.flattened import flattened
-from optax_rprop._eigenbasis.rotation import Matrices, rotate
-from optax_rprop._eigenbasis.state import EigenbasisState, learn, read_memory
+from optax_rprop._eigenbasis.rotation import Frame, rotated_axes
+from optax_rprop._eigenbasis.state import (
+    EigenbasisState,
+    learn,
+    new_state,
+    read_memory,
+)
 from optax_rprop._hyperparams import check_arrays, read_decay, read_integer
-from optax_rprop._layouts.layout import memory_dtype
-from optax_rprop._sharding import zero_of
 
 
 def in_eigenbasis(
@@ -43,7 +46,7 @@ def in_eigenbasis(
 
       L \leftarrow \lambda L + Y Y^T, \qquad R \leftarrow \lambda R + Y^T Y,
 
-    with the decay :math:`\lambda`. At the first difference, and after every `interval`
+    with the decay :math:`\lambda`. At the second gradient, and after every `interval`
     further ones, the bases are set to the eigenvectors :math:`Q_L, Q_R` of L and R.
     Rprop sees :math:`Q_L^T G Q_R`, and its memory is transferred: the step size of a
     new direction is the root mean square of the old step sizes, weighted by the squared
@@ -52,23 +55,33 @@ def in_eigenbasis(
     remembered sign.
 
     Leaves of higher rank have a basis for each axis. Axes above `max_size`, vectors and
-    scalars are not rotated. With `full_matrix`, all leaves are flattened into one
-    vector with a single basis; use this for up to a few hundred parameters that are
-    coupled across leaves, such as those of Gaussian processes, differential equations
-    and regressions.
+    scalars are not rotated.
+
+    **Full matrix.** With `full_matrix`, all leaves are flattened into one vector with a
+    single basis; use this for up to a few hundred parameters that are coupled across
+    leaves, such as those of Gaussian processes, differential equations and regressions.
+    The basis is learned in units of the current step sizes, so other units of the
+    parameters hardly matter: each basis update first measures every parameter in units
+    of the root mean square of its update, rounded to a power of 2, the largest being 1.
+    The step size of a new direction is then the root of the weighted sum of squares.
 
     A non-finite gradient or `value` leaves the basis unchanged, so ``irprop+`` undoes a
     step out of the domain in the basis in which it was made. One NaN, however, reaches
     all coordinates of a rotated leaf. A coordinate whose derivative is less than the
-    rounding of the leaf's largest, 1e-7 of it in float32, is updated at random, whereas
-    plain Rprop would still see its sign. In directions without any gradient difference
-    so far, rounding determines the basis, so runs on different devices may diverge.
+    rounding of the largest in its array, 1e-7 of it in float32, is updated at random,
+    whereas plain Rprop would still see its sign. Directions without any gradient
+    difference so far stay where they are, so that runs on different devices repeat.
+
+    **Bounds.** Use ``min_step_size=1e-12, max_step_size=1e12`` in `inner`. Where the
+    curvature at the start is above 1e6, the default initial step size is far too long:
+    lower `learning_rate`.
 
     **Cost.** For a leaf of shape (a, b): 2 (a² + b²) + a b numbers of state, about
     3 a b (a + b) multiplications per step, and one symmetric eigenproblem of each size
-    per basis update. Under ``jax.vmap``, the eigenproblems are solved at every step.
-    Leaves that are sharded over Explicit mesh axes are gathered, and the bases
-    replicated.
+    per basis update. So it is under ``jax.vmap``, if ``init`` and the loop are inside
+    the mapped function; if only ``update`` is mapped, over states made before, the
+    eigenproblems are solved at every step. Leaves that are sharded over Explicit mesh
+    axes are gathered, and the bases replicated.
 
     Args:
       inner: The transformation to run in rotated coordinates: `optax_rprop.rprop`, or a
@@ -76,8 +89,10 @@ def in_eigenbasis(
         the parameters, so weight decay has to be chained before `in_eigenbasis`. Only
         Rprop's own memory is transferred between bases.
       decay: Factor of the moments at each gradient difference, in (0, 1].
-      interval: Number of gradient differences between basis updates, an integer. Use
-        at least 2: with 1, most problems are not solved.
+      interval: Number of gradients between basis updates, an integer. Use at least 2:
+        with 1, most problems are not solved. Basis updates come at the second gradient
+        and after every `interval` further ones; one that is due at a non-finite
+        gradient is skipped.
       max_size: Size above which an axis is not rotated, and `full_matrix` refused.
       full_matrix: Whether all parameters share one basis.
 
@@ -101,7 +116,7 @@ def in_eigenbasis(
       >>> import optax_rprop
       >>> def loss(x):
       ...     return (x[0] + x[1]) ** 2 + 1e4 * (x[0] - x[1]) ** 2
-      >>> rprop = optax_rprop.rprop()
+      >>> rprop = optax_rprop.rprop(min_step_size=1e-12, max_step_size=1e12)
       >>> for optimizer in (rprop, in_eigenbasis(rprop, full_matrix=True)):
       ...     params = jnp.array([3.0, 1.0])
       ...     state = optimizer.init(params)
@@ -132,7 +147,7 @@ def in_eigenbasis(
         read_decay(decay, "in_eigenbasis"),
         read_integer("interval", interval),
         read_integer("max_size", max_size),
-        rotates_vectors=full_matrix,
+        is_vector=full_matrix,
     )
     return flattened(rotated, int(max_size)) if full_matrix else rotated
 
@@ -143,68 +158,24 @@ def _rotated(
     interval: int,
     max_size: int,
     *,
-    rotates_vectors: bool,
+    is_vector: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """`in_eigenbasis` with a basis for each axis."""
-
-    def rotates(leaf: Any) -> list[bool]:
-        shape = jnp.shape(leaf)
-        eligible = math.prod(shape) > 0 and (rotates_vectors or len(shape) > 1)
-        return [eligible and 1 < size <= max_size for size in shape]
-
-    def for_each_axis(leaves: list[Any], make: Any) -> Any:
-        def of_leaf(leaf: Any) -> Matrices:
-            dtype = memory_dtype(leaf)
-            return tuple(
-                make(size, dtype) if rotated else None
-                for size, rotated in zip(jnp.shape(leaf), rotates(leaf), strict=True)
-            )
-
-        matrices = tuple(map(of_leaf, leaves))
-        return matrices if jax.tree.leaves(matrices) else zero_of(leaves)
-
-    def check_rotates(leaves: list[Any]) -> None:
-        shapes = [jnp.shape(leaf) for leaf in leaves if math.prod(jnp.shape(leaf))]
-        if not shapes or rotates_vectors or any(map(any, map(rotates, leaves))):
-            return
-        if max(map(len, shapes)) < 2:
-            those = f"all {len(shapes)} parameters are scalars or vectors"
-            if len(shapes) == 1:
-                those = "the only parameter is a scalar or vector"
-            raise ValueError(
-                f"in_eigenbasis has nothing to rotate: {those}. Use full_matrix=True."
-            )
-        raise ValueError(
-            "in_eigenbasis has nothing to rotate: no axis of a matrix has from 2 to"
-            f" max_size={max_size} entries. Raise max_size, use full_matrix=True, or"
-            " leave in_eigenbasis out."
-        )
+    """`in_eigenbasis` for trees, or for the vector that `flattened` makes of them."""
 
     def init_fn(params: optax.Params) -> EigenbasisState:
         check_arrays(decay=decay)
         leaves = real_leaves(params)
-        check_rotates(leaves)
+        shapes = list(map(shape_of, leaves))
+        rotates = rotated_axes(shapes, max_size, is_vector)
         inner_state = inner.init(params)
-        shapes = [jnp.shape(step_sizes) for step_sizes, _ in read_memory(inner_state)]
-        if shapes != list(map(jnp.shape, leaves)):
+        kept = [step_sizes.shape for step_sizes, _ in read_memory(inner_state)]
+        if kept != shapes:
             raise ValueError(
-                f"inner must keep step sizes of shapes {list(map(jnp.shape, leaves))},"
-                f" those of the parameters, got {shapes}. Put masks and groups of"
-                " parameters around `in_eigenbasis`, not inside."
+                f"inner must keep step sizes of shapes {shapes}, those of the"
+                f" parameters, got {kept}. Put masks and groups of parameters around"
+                " `in_eigenbasis`, not inside."
             )
-        zeros = [jnp.zeros_like(leaf, dtype=memory_dtype(leaf)) for leaf in leaves]
-        zero = zero_of(leaves)
-        return EigenbasisState(
-            inner_state=inner_state,
-            prev_grads=jax.tree.structure(params).unflatten(zeros),
-            moments=for_each_axis(
-                leaves, lambda n, dtype: jnp.zeros((n, n), dtype) + zero.astype(dtype)
-            ),
-            bases=for_each_axis(
-                leaves, lambda n, dtype: jnp.eye(n, dtype=dtype) + zero.astype(dtype)
-            ),
-            phase=zero.astype(jnp.int32),
-        )
+        return new_state(params, inner_state, rotates, scaled=is_vector)
 
     def update_fn(
         updates: optax.Updates,
@@ -223,7 +194,7 @@ def _rotated(
         leaves = matching_leaves(updates, [state.prev_grads])
         dtypes = [leaf.dtype for leaf in leaves]
         treedef = jax.tree.structure(updates)
-        bases = [()] * len(leaves)
+        frames = [Frame((), None)] * len(leaves)
         if isinstance(state.bases, tuple):
             prev_grads = jax.tree.leaves(state.prev_grads)
             pairs = zip(leaves, prev_grads, strict=True)
@@ -234,17 +205,17 @@ def _rotated(
             # The basis is a constant to derivatives, as all signs are.
             lessons = list(map(jax.lax.stop_gradient, leaves))
             state = learn(state, lessons, finite, decay, interval)
-            bases = state.bases
+            frames = state.frames()
         inner_updates, inner_state = inner.update(
-            treedef.unflatten(map(rotate, leaves, bases)),
+            treedef.unflatten(map(Frame.into, frames, leaves)),
             state.inner_state,
             value=value,
             **extra_args,
         )
         new = [
-            rotate(update, basis, back=True).astype(dtype)
-            for update, basis, dtype in zip(
-                jax.tree.leaves(inner_updates), bases, dtypes, strict=True
+            frame.back(update).astype(dtype)
+            for frame, update, dtype in zip(
+                frames, jax.tree.leaves(inner_updates), dtypes, strict=True
             )
         ]
         return treedef.unflatten(new), state._replace(inner_state=inner_state)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_rprop._arguments import matching_leaves, real_leaves
+from optax_rprop._arguments import matching_leaves, real_leaves, shape_of
 from optax_rprop._layouts.layout import memory_dtype
 from optax_rprop._sharding import gathered, placed_like
 
@@ -31,7 +31,7 @@ def flattened(
 
     def init_fn(params: optax.Params) -> Any:
         leaves = real_leaves(params)
-        size = sum(math.prod(jnp.shape(leaf)) for leaf in leaves)
+        size = sum(math.prod(shape_of(leaf)) for leaf in leaves)
         if size > max_size:
             raise ValueError(
                 f"params must have at most max_size={max_size} coordinates for"

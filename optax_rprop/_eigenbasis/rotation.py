@@ -1,10 +1,11 @@
-"""Rotations of one leaf, by an orthogonal basis for each of its axes.
+"""Rotations of one leaf, by a basis for each of its axes.
 
-Arrays in, arrays out, no pytrees. `Matrices` holds for each axis of the leaf a matrix
-of its size, or None if the axis is not rotated. The columns of a basis are the
-directions that become coordinates. Leaves that are sharded over Explicit mesh axes are
+Arrays in, arrays out, no pytrees. Leaves that are sharded over Explicit mesh axes are
 gathered, computed with on every device, and laid out again as they came.
 """
+
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,37 +15,92 @@ from optax_rprop._rule import UNDONE, remembered, was_undone
 from optax_rprop._sharding import gathered, placed_like
 
 Matrices = tuple[jax.Array | None, ...]
+"""For each axis of a leaf a matrix of its size, or None if the axis is not rotated."""
+
 # Where single precision is cut to 8 or 11 bits otherwise, bases would not stay
 # orthogonal.
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
-def rotate(leaf: jax.Array, bases: Matrices, *, back: bool = False) -> jax.Array:
-    """Into the coordinates of bases, or back."""
+def rotated_axes(
+    shapes: list[tuple[int, ...]], max_size: int, is_vector: bool
+) -> list[list[bool]]:
+    """Which axes of each leaf are rotated.
+
+    Raises:
+      ValueError: None is, of leaves that are not empty.
+    """
+    rotates = [
+        [
+            math.prod(shape) > 0
+            and (is_vector or len(shape) > 1)
+            and 1 < size <= max_size
+            for size in shape
+        ]
+        for shape in shapes
+    ]
+    filled = [shape for shape in shapes if math.prod(shape)]
+    if not filled or is_vector or any(map(any, rotates)):
+        return rotates
+    if max(map(len, filled)) < 2:
+        those = f"all {len(filled)} parameters are scalars or vectors"
+        if len(filled) == 1:
+            those = "the only parameter is a scalar or vector"
+        raise ValueError(
+            f"in_eigenbasis has nothing to rotate: {those}. Use full_matrix=True."
+        )
+    raise ValueError(
+        "in_eigenbasis has nothing to rotate: no axis of a matrix has from 2 to"
+        f" max_size={max_size} entries. Raise max_size, use full_matrix=True, or leave"
+        " in_eigenbasis out."
+    )
+
+
+class Frame(NamedTuple):
+    """The coordinates of a leaf in which Rprop runs.
+
+    Attributes:
+      bases: Orthogonal matrices, whose columns are the directions that become
+        coordinates.
+      units: Powers of 2, of the leaf's shape, in which the bases measure the leaf; None
+        if all are 1.
+    """
+
+    bases: Matrices
+    units: jax.Array | None
+
+    def measured(self, grads: jax.Array) -> jax.Array:
+        """A gradient in units of the frame, not rotated."""
+        return grads if self.units is None else self.units * grads
+
+    def into(self, grads: jax.Array) -> jax.Array:
+        """A gradient in the coordinates of the frame."""
+        return _rotated(self.measured(grads), self.bases, side=0)
+
+    def back(self, updates: jax.Array) -> jax.Array:
+        """Updates in the coordinates of the parameters."""
+        return self.measured(_rotated(updates, self.bases, side=1))
+
+
+def _rotated(leaf: jax.Array, matrices: Matrices, side: int) -> jax.Array:
     whole = leaf
-    for axis, basis in enumerate(bases):
-        if basis is not None:
-            sides = axis, int(back)
-            whole = jnp.tensordot(gathered(whole), basis, sides, precision=_PRECISION)
+    for axis, matrix in enumerate(matrices):
+        if matrix is not None:
+            sides = axis, side
+            whole = jnp.tensordot(gathered(whole), matrix, sides, precision=_PRECISION)
             whole = jnp.moveaxis(whole, -1, axis)
     return leaf if whole is leaf else placed_like(whole, leaf)
 
 
 def decayed_moments(
-    moments: Matrices,
-    grads: jax.Array,
-    prev_grads: jax.Array,
-    compared: jax.Array,
-    decay: jax.typing.ArrayLike,
+    moments: Matrices, change: jax.Array, decay: jax.typing.ArrayLike
 ) -> Matrices:
-    """The second moments after one more difference of gradients, of norm 1.
+    """The second moments after one more difference of gradients, scaled to norm 1.
 
-    A difference of 0, or one that is not to be `compared`, leaves them as they are.
+    A difference of 0 leaves them as they are.
     """
-    # Halved, so that it does not overflow, and divided by its largest number before
-    # its norm, so that its squares do not underflow.
-    change = jnp.where(compared, grads / 2 - prev_grads / 2, jnp.zeros_like(grads))
     change = gathered(change)
+    # Divided by its largest number before its norm, so that squares do not underflow.
     largest = jnp.max(jnp.abs(change), initial=0)
     change /= jnp.where(largest > 0, largest, jnp.ones_like(largest))
     norm = jnp.sqrt(jnp.sum(change**2))
@@ -62,51 +118,111 @@ def decayed_moments(
     )
 
 
-def turned(moments: Matrices) -> Matrices:
-    """The eigenvectors of the second moments."""
-    # A moment of low rank has equal eigenvalues, for which the derivative is NaN.
-    return tuple(
-        None if moment is None else jnp.linalg.eigh(jax.lax.stop_gradient(moment))[1]
-        for moment in moments
-    )
+def turned(
+    memory: Memory, prev_grads: jax.Array, moments: Matrices, old: Frame
+) -> tuple[Memory, Matrices, Frame]:
+    """A leaf in the eigenvectors of its moments.
 
+    Args:
+      memory: Step sizes and codes in the old frame.
+      prev_grads: The previous gradient, in no frame.
+      moments: The moments, in units of the old frame.
+      old: The old frame.
 
-def carry_over(
-    memory: Memory, prev_grads: jax.Array, old: Matrices, new: Matrices
-) -> Memory:
-    """The step sizes and codes of a leaf, from an old basis to a new one.
-
-    The squares of a new direction's components in the old basis are weights, which sum
-    to 1. Its step size is the root of the weighted mean of the old ones' squares. Its
-    sign is that of the previous gradient along it, if more than half of that mean
-    comes from coordinates that remember a sign, and else 0. If more than half of it
-    comes from coordinates whose last update was undone, its step size is to shrink
-    like theirs. Bases turn at finite losses only, where it does not matter which way
-    that update went.
-    `prev_grads` is in no basis.
+    Returns:
+      Memory, moments and frame.
     """
-    step_sizes, codes = memory
-    if all(matrix is None for matrix in new):
-        return step_sizes, codes
+    if all(moment is None for moment in moments):
+        return memory, moments, old
+    inverse, units = old.bases, old.units
+    if units is not None:
+        # Of one vector with one basis. Powers of 2 scale without rounding.
+        basis, moment = old.bases[0], moments[0]
+        assert basis is not None
+        assert moment is not None
+        new_units = _units(memory[0], basis, units)
+        ratio = new_units / units
+        moments = (ratio[:, None] * moment * ratio,)
+        inverse, units = (basis / ratio[:, None],), new_units
+    bases = tuple(
+        None if moment is None or basis is None else _eigenvectors(moment, basis)
+        for moment, basis in zip(moments, old.bases, strict=True)
+    )
+    new = Frame(bases, units)
     weights = tuple(
         None
         if before is None or after is None
         else jnp.matmul(before.T, after, precision=_PRECISION) ** 2
-        for before, after in zip(old, new, strict=True)
+        for before, after in zip(inverse, bases, strict=True)
     )
-    least, most = jnp.min(step_sizes), jnp.max(step_sizes)
+    return carried_over(memory, prev_grads, weights, new), moments, new
+
+
+def _units(step_sizes: jax.Array, basis: jax.Array, units: jax.Array) -> jax.Array:
+    """The root mean square of each parameter's update as a power of 2, 1 at most."""
+    squares = (step_sizes / jnp.max(step_sizes)) ** 2
+    sizes = units * jnp.sqrt(jnp.matmul(basis**2, squares, precision=_PRECISION))
+    limits = jnp.finfo(sizes.dtype)
+    # Rounded before the largest is known, so that other units of the parameters, by
+    # powers of 2, are seen by no number that follows.
+    exponents = jnp.round(jnp.log2(jnp.maximum(sizes, limits.tiny))).astype(jnp.int32)
+    exponents = jnp.maximum(exponents - jnp.max(exponents), limits.minexp // 4)
+    # Not by `exp2`, which rounds.
+    return jnp.ldexp(jnp.ones_like(sizes), exponents)
+
+
+def _eigenvectors(moment: jax.Array, basis: jax.Array) -> jax.Array:
+    # Directions in which no difference was seen are ties of eigenvalues. Weights that
+    # are too small to matter elsewhere keep them where they are, where rounding would
+    # choose, differently on each device.
+    size = len(moment)
+    order = jnp.arange(1, size + 1, dtype=moment.dtype) / size
+    anchor = jnp.matmul(basis * order, basis.T, precision=_PRECISION)
+    weight = max(1e-12, 64 * float(jnp.finfo(moment.dtype).eps)) * jnp.max(
+        jnp.abs(moment)
+    )
+    # A moment of low rank has equal eigenvalues, for which the derivative is NaN.
+    return jnp.linalg.eigh(jax.lax.stop_gradient(moment + weight * anchor))[1]
+
+
+def carried_over(
+    memory: Memory, prev_grads: jax.Array, weights: Matrices, new: Frame
+) -> Memory:
+    """Step sizes and codes in a new frame.
+
+    The step size along a new direction is the root of the weighted sum of the old ones'
+    squares. Its sign is that of the previous gradient along it, if more than half of
+    that sum comes from coordinates that remember a sign, and else 0. If more than half
+    of it comes from coordinates whose last update was undone, its step size is to
+    shrink like theirs. Bases turn at finite losses only, where it does not matter which
+    way that update went.
+
+    Args:
+      memory: Step sizes and codes in the old frame.
+      prev_grads: The previous gradient, in no frame.
+      weights: The squares of the new directions' components in the old frame.
+      new: The new frame.
+    """
+    step_sizes, codes = memory
+    most = jnp.max(step_sizes)
     squares = (step_sizes / most) ** 2
-    means = rotate(squares, weights)
+    sums = _rotated(squares, weights, side=0)
     known, undone = (
-        2 * rotate(jnp.where(condition, squares, 0.0 * squares), weights) > means
+        2 * _rotated(jnp.where(condition, squares, 0.0 * squares), weights, side=0)
+        > sums
         for condition in (remembered(codes) != 0, was_undone(codes))
     )
     # The derivative of a root is infinite at 0.
-    roots = jnp.sqrt(jnp.where(means > 0, means, jnp.ones_like(means)))
-    roots = jnp.where(means > 0, roots, jnp.zeros_like(means))
-    # Means lie between the extremes, also where squares vanish and sums are rounded:
-    # so the bounds of step sizes hold as before.
-    step_sizes = jnp.clip(most * roots, least, most)
-    signs = jnp.sign(rotate(prev_grads, new)).astype(codes.dtype)
+    roots = jnp.sqrt(jnp.where(sums > 0, sums, jnp.ones_like(sums)))
+    roots = jnp.where(sums > 0, roots, jnp.zeros_like(sums))
+    step_sizes = most * roots
+    if new.units is None:
+        # Means lie between the extremes, also where squares vanish and sums are
+        # rounded: so the bounds of step sizes hold as before.
+        step_sizes = jnp.clip(step_sizes, jnp.min(memory[0]), most)
+    else:
+        limits = jnp.finfo(step_sizes.dtype)
+        step_sizes = jnp.clip(step_sizes, limits.tiny, limits.max)
+    signs = jnp.sign(new.into(prev_grads)).astype(codes.dtype)
     new_codes = jnp.where(known, signs, jnp.zeros_like(signs))
     return step_sizes, jnp.where(undone, jnp.full_like(signs, UNDONE), new_codes)

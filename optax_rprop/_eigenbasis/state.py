@@ -1,39 +1,53 @@
 """The state of `in_eigenbasis`, and how it learns from a gradient."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_rprop._eigenbasis.rotation import carry_over, decayed_moments, turned
+from optax_rprop._eigenbasis.rotation import Frame, decayed_moments, turned
 from optax_rprop._layouts import Found, find_states, is_rprop_state
-from optax_rprop._layouts.layout import Memory, trees_of
+from optax_rprop._layouts.layout import Memory, memory_dtype, trees_of
+from optax_rprop._sharding import zero_of
 
 
 class EigenbasisState(NamedTuple):
     """State of `in_eigenbasis`.
 
     Where nothing is rotated, `moments` and `bases` are a scalar 0, by which
-    ``optax.tree.map_params`` sees that they do not belong to parameters.
+    ``optax.tree.map_params`` sees that they do not belong to parameters; so is `units`
+    without ``full_matrix``.
 
     Attributes:
       inner_state: The state of the inner transformation, in rotated coordinates.
       prev_grads: The last finite gradient, in no basis: a pytree like the parameters,
         or one vector with ``full_matrix``. float64 for float64 parameters and float32
-        for all others, as are moments and bases.
+        for all others, as are moments, bases and units. 0 before the first.
       moments: For each leaf a tuple with, for each axis, the second moment of gradient
         differences, a matrix of the axis's size, or None if it is not rotated.
-      bases: Likewise the bases. Columns are the directions that become coordinates.
-      phase: 0 before the first gradient, then the number of the next difference, from
-        1, with which the bases turn, to ``interval``. Shape (), dtype int32.
+      bases: Likewise the bases, orthogonal matrices. Columns are the directions that
+        become coordinates.
+      units: For each leaf the units in which moments and bases measure the parameters:
+        powers of 2, of the leaf's shape, at most 1.
+      phase: 0 before the first gradient, then the number of the next gradient since the
+        bases turned, from 1, with which they turn, to ``interval``. Shape (), dtype
+        int32. It depends on no data, so that models under ``jax.vmap`` turn together.
     """
 
     inner_state: optax.OptState
     prev_grads: optax.Updates
     moments: Any
     bases: Any
+    units: Any
     phase: jax.Array  # shape=(), dtype=int32
+
+    def frames(self) -> list[Frame]:
+        """The coordinates of each leaf, if one is rotated."""
+        scaled = isinstance(self.units, tuple)
+        units = self.units if scaled else [None] * len(self.bases)
+        return list(map(Frame, self.bases, units))
 
 
 def _find(inner_state: optax.OptState) -> Found:
@@ -69,6 +83,40 @@ def write_memory(inner_state: optax.OptState, memory: list[Memory]) -> optax.Opt
     )
 
 
+def new_state(
+    params: optax.Params,
+    inner_state: optax.OptState,
+    rotates: list[list[bool]],
+    *,
+    scaled: bool,
+) -> EigenbasisState:
+    """The state before the first gradient, in which `rotates` tells for each axis."""
+    leaves, treedef = jax.tree.flatten(params)
+    prev_grads = [jnp.zeros_like(leaf, dtype=memory_dtype(leaf)) for leaf in leaves]
+    zero = zero_of(leaves)
+
+    def for_each_axis(make: Callable[[int, Any], jax.Array]) -> Any:
+        matrices = tuple(
+            tuple(
+                make(size, leaf.dtype) + zero.astype(leaf.dtype) if rotated else None
+                for size, rotated in zip(leaf.shape, axes, strict=True)
+            )
+            for leaf, axes in zip(prev_grads, rotates, strict=True)
+        )
+        return matrices if jax.tree.leaves(matrices) else zero
+
+    moments = for_each_axis(lambda size, dtype: jnp.zeros((size, size), dtype))
+    units = tuple(map(jnp.ones_like, prev_grads))
+    return EigenbasisState(
+        inner_state=inner_state,
+        prev_grads=treedef.unflatten(prev_grads),
+        moments=moments,
+        bases=for_each_axis(lambda size, dtype: jnp.eye(size, dtype=dtype)),
+        units=units if scaled and isinstance(moments, tuple) else zero,
+        phase=jnp.zeros((), jnp.int32),
+    )
+
+
 def learn(
     state: EigenbasisState,
     grads: list[jax.Array],
@@ -93,33 +141,42 @@ def learn(
     # One number that is not finite, and nothing is learned at this point.
     for grad in grads:
         finite &= jnp.all(jnp.isfinite(grad))
-    compared = finite & (state.phase > 0)
-    moments = tuple(
-        decayed_moments(moment, *pair, compared, decay)
-        for moment, pair in zip(state.moments, pairs, strict=True)
-    )
+    compared = finite & jnp.stack([jnp.any(prev != 0) for prev in prev_grads]).any()
     differs = jnp.stack([jnp.any(grad != prev) for grad, prev in pairs]).any()
 
-    def turn(bases: Any, inner_state: Any) -> tuple[Any, Any]:
-        new = tuple(map(turned, moments))
-        leaves = zip(read_memory(inner_state), prev_grads, bases, new, strict=True)
-        memory = [carry_over(*leaf) for leaf in leaves]
-        return new, write_memory(inner_state, memory)
+    def difference(grad: jax.Array, prev: jax.Array) -> jax.Array:
+        # Halved, so that it does not overflow.
+        return jnp.where(compared, grad / 2 - prev / 2, jnp.zeros_like(grad))
 
-    # Never after a point outside the domain: Rprop undoes its last update in the basis
-    # in which it was made.
-    bases, inner_state = jax.lax.cond(
-        compared & differs & (state.phase == 1),
-        turn,
-        lambda *kept: kept,
-        state.bases,
-        state.inner_state,
+    moments = tuple(
+        decayed_moments(moment, frame.measured(difference(*pair)), decay)
+        for moment, frame, pair in zip(
+            state.moments, state.frames(), pairs, strict=True
+        )
     )
-    counts = finite & (differs | (state.phase == 0))
-    return EigenbasisState(
-        inner_state=inner_state,
+    state = state._replace(moments=moments)
+
+    def turn(state: EigenbasisState) -> EigenbasisState:
+        memory = read_memory(state.inner_state)
+        leaves = zip(memory, prev_grads, state.moments, state.frames(), strict=True)
+        memory, moments, frames = zip(*(turned(*leaf) for leaf in leaves), strict=True)
+        bases, units = zip(*frames, strict=True)
+        new = state._replace(
+            inner_state=write_memory(state.inner_state, list(memory)),
+            moments=moments,
+            bases=bases,
+            units=units if isinstance(state.units, tuple) else state.units,
+        )
+        # Never after a point outside the domain: Rprop undoes its last update in the
+        # basis in which it was made.
+        learned = compared & differs
+        chosen = jax.tree.map(lambda *pair: jnp.where(learned, *pair), new, state)
+        # Chosen by data, the phase would differ between models under `jax.vmap`.
+        return chosen._replace(phase=state.phase)
+
+    # A condition on data would solve the eigenproblems at every step there.
+    state = jax.lax.cond(state.phase == 1, turn, lambda state: state, state)
+    return state._replace(
         prev_grads=treedef.unflatten([jnp.where(finite, *pair) for pair in pairs]),
-        moments=moments,
-        bases=bases,
-        phase=jnp.where(counts, state.phase % interval + 1, state.phase),
+        phase=state.phase % interval + 1,
     )

@@ -76,6 +76,13 @@ def _step_sizes(signed: jax.Array) -> jax.Array:
     )
 
 
+def _encode(memory: Memory) -> Fields:
+    step_sizes, codes = memory
+    signed = jax.lax.select(codes < 0, -step_sizes, step_sizes)
+    signed = jax.lax.select(codes == 0, step_sizes * _DOWN, signed)
+    return (jax.lax.select(was_undone(codes), signed * _UP, signed),)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packed(Layout):
@@ -119,7 +126,7 @@ class Packed(Layout):
 
     def advance(self, fields: Fields, decision: Decision) -> Fields:
         adapted = adapt(_step_sizes(*fields), decision, self.numbers)
-        return self.write((adapted, decision.new_codes))
+        return _encode((adapted, decision.new_codes))
 
     def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         (signed,) = fields
@@ -137,6 +144,4 @@ class Packed(Layout):
     @classmethod
     def write(cls, memory: Memory) -> Fields:
         step_sizes, codes = memory
-        signed = jax.lax.select(codes < 0, -step_sizes, step_sizes)
-        signed = jax.lax.select(codes == 0, step_sizes * _DOWN, signed)
-        return (jax.lax.select(was_undone(codes), signed * _UP, signed),)
+        return _encode((jnp.clip(step_sizes, _SMALLEST, _LARGEST / 2), codes))

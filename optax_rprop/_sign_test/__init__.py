@@ -75,15 +75,14 @@ def resolve_signs(
     ========= ========================= =================== ====================
 
     At the default threshold, noise of constant magnitude is resolved after 25 gradients
-    on average. In the steady state 5 equal gradients resolve a sign; at the start, 2
-    do.
+    on average. In the steady state 5 equal gradients resolve a sign, 2 at the start.
 
     **Decay.** While a coordinate waits, the others change and its evidence becomes
     stale. Without decay, R grows forever, and so do the waits.
 
-    **When not to use it.** For deterministic gradients, as on the full batch, it gains
-    nothing and skips four updates out of five. Nor if there are only a few steps: with
-    a threshold above 1, a coordinate is updated at most every second step.
+    **When not to use it.** For deterministic gradients, as on the full batch, it skips
+    four updates out of five. With few steps: a threshold above 1 allows an update at
+    most every second step.
 
     Args:
       threshold: How large the sum must be, as a multiple of R. Positive.
@@ -93,9 +92,8 @@ def resolve_signs(
         steps away from it, per unit of distance from zero, in root mean squares of the
         array. Not negative. 0 treats both alike, and needs no parameters.
       lean_mask: Which parameters the test leans for: a pytree of bools with the
-        structure of the parameters, or a prefix of it, or a callable that returns one
-        for the parameters. Exclude, for example, scales of normalization layers and
-        temperatures, whose neutral value is not 0. None leans for all.
+        structure of the parameters, or a prefix of it, or a callable that returns one.
+        Exclude scales of normalization layers and temperatures. None leans for all.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and in
         float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
         together, rounded to three digits, with a `decay` of at most 0.99, or 1.
