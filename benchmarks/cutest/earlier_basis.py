@@ -65,7 +65,7 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
         return state._replace(inner=inner, basis=basis)
 
     def update_fn(
-        updates: Any, state: State, params: Any = None, *, value: Any = None, **_: Any
+        updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any
     ) -> tuple[Any, State]:
         grads = updates
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grads))
@@ -92,7 +92,7 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
             state.calls % INTERVAL == 1, due, lambda state: state, state
         )
         moves, inner = rprop.update(state.basis.T @ grads, state.inner, value=value)
-        return -state.basis @ moves, state._replace(
+        return -state.basis @ jnp.asarray(moves), state._replace(
             inner=inner,
             prev_grads=jnp.where(finite, grads, state.prev_grads),
             calls=state.calls + 1,

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what is not there yet, then count all that is."""
     parser = cli.parser(__doc__, "cutest")
     parser.add_argument(
-        "--problems", type=cli.at_least(1), default=200, help="how many of the order"
+        "--problems", type=int, default=200, help="how many of the order"
     )
     parser.add_argument(
         "--optimizers", nargs="+", default=list(descend.OPTIMIZERS), help="which"
