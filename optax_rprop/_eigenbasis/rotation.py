@@ -142,9 +142,11 @@ def turned(
         assert moment is not None
         new_units = _units(memory[0], basis, units)
         ratio = new_units / units
-        rescaled = ratio[:, None] * moment * ratio
+        rescaled = ratio[:, None] * moment * ratio[None, :]
         # Older differences keep their weight.
-        moments = (rescaled * (jnp.trace(moment) / jnp.trace(rescaled)),)
+        total = jnp.trace(rescaled)
+        weight = jnp.trace(moment) / jnp.where(total > 0, total, jnp.ones_like(total))
+        moments = (weight * rescaled,)
         inverse, units = (basis / ratio[:, None],), new_units
     bases = tuple(
         None if moment is None or basis is None else _eigenvectors(moment, basis)
@@ -179,7 +181,7 @@ def _eigenvectors(moment: jax.Array, basis: jax.Array) -> jax.Array:
     # choose, differently on each device.
     size = len(moment)
     order = jnp.arange(1, size + 1, dtype=moment.dtype) / size
-    anchor = jnp.matmul(basis * order, basis.T, precision=_PRECISION)
+    anchor = jnp.matmul(basis * order[None, :], basis.T, precision=_PRECISION)
     weight = max(1e-12, 64 * float(jnp.finfo(moment.dtype).eps)) * jnp.max(
         jnp.abs(moment)
     )
