@@ -1,9 +1,11 @@
 """The results of all topics in one list, for the README of the project."""
 
 from benchmarks.common import tables
+from benchmarks.cutest import report as cutest
 from benchmarks.eigenbasis import report as eigenbasis
 from benchmarks.full_batch import report as full_batch
 from benchmarks.minibatch import report as minibatch
+from benchmarks.multistart import report as multistart
 from benchmarks.proben1 import report as proben1
 from benchmarks.speed import report as speed
 
@@ -11,6 +13,8 @@ from benchmarks.speed import report as speed
 def show() -> None:
     """One line a question: the answer, and where its tables are."""
     lines = [
+        ("Noise and rounding", cutest.headline(), "cutest"),
+        ("Many starts at once", multistart.headline(), "multistart"),
         ("Initial step size", full_batch.headline_insensitivity(), "full_batch"),
         ("Nothing tuned", full_batch.headline_baselines(), "full_batch"),
         ("Coupled parameters", eigenbasis.headline(), "eigenbasis"),
