@@ -90,7 +90,7 @@ def get_rprop_state(opt_state: optax.OptState) -> RpropState:
     """
     found = _find(opt_state)
     memory = found.memory()
-    treedef = jax.tree.structure(getattr(found.state, found.layout.tree_names[0]))
+    treedef = jax.tree.structure(found.tree)
     return RpropState(
         step_sizes=treedef.unflatten([step_sizes for step_sizes, _ in memory]),
         prev_grad_signs=treedef.unflatten(
@@ -227,8 +227,7 @@ def diagnostics_by_leaf(
     """
     found = _find(opt_state)
     spacing = found.layout.spacing(found.state)
-    tree = getattr(found.state, found.layout.tree_names[0])
-    named, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named, _ = jax.tree_util.tree_flatten_with_path(found.tree)
     return {
         jax.tree_util.keystr(path): _summarize(
             [leaf], min_step_size, max_step_size, spacing

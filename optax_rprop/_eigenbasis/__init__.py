@@ -142,14 +142,12 @@ def in_eigenbasis(
         raise TypeError(
             f"inner must be a gradient transformation, such as rprop(), got {inner!r}."
         )
-    rotated = _rotated(
-        optax.with_extra_args_support(inner),
-        read_decay(decay, "in_eigenbasis"),
-        read_integer("interval", interval),
-        read_integer("max_size", max_size),
-        is_vector=full_matrix,
-    )
-    return flattened(rotated, int(max_size)) if full_matrix else rotated
+    decay = read_decay(decay, "in_eigenbasis")
+    interval = read_integer("interval", interval)
+    max_size = read_integer("max_size", max_size)
+    inner = optax.with_extra_args_support(inner)
+    rotated = _rotated(inner, decay, interval, max_size, is_vector=full_matrix)
+    return flattened(rotated, max_size) if full_matrix else rotated
 
 
 def _rotated(

@@ -72,10 +72,11 @@ def read_memory(inner_state: optax.OptState) -> list[Memory]:
 
 def write_memory(inner_state: optax.OptState, memory: list[Memory]) -> optax.OptState:
     """The state, with these step sizes and codes in its state of Rprop."""
-    _, state, layout = _find(inner_state)
-    structure = jax.tree.structure(getattr(state, layout.tree_names[0]))
+    found = _find(inner_state)
+    state, layout = found.state, found.layout
     fields = [layout.write(leaf) for leaf in memory]
-    new_state = state._replace(**trees_of(layout, fields, structure))
+    trees = trees_of(layout, fields, jax.tree.structure(found.tree))
+    new_state = state._replace(**trees)
     return jax.tree.map(
         lambda node: new_state if node is state else node,
         inner_state,
@@ -131,7 +132,7 @@ def learn(
       grads: The leaves of the gradient, in the dtypes of the last.
       finite: Whether the loss is finite, shape ().
       decay: Factor of the moments.
-      interval: Number of differences from turn to turn.
+      interval: Number of gradients from turn to turn.
 
     Returns:
       The state as the inner transformation is to see it.
@@ -154,7 +155,9 @@ def learn(
             state.moments, state.frames(), pairs, strict=True
         )
     )
-    state = state._replace(moments=moments)
+    # Only what a turn changes. Were the phase chosen by data, it would differ between
+    # models under `jax.vmap`.
+    changing = state._replace(moments=moments, prev_grads=None, phase=None)
 
     def turn(state: EigenbasisState) -> EigenbasisState:
         memory = read_memory(state.inner_state)
@@ -170,13 +173,11 @@ def learn(
         # Never after a point outside the domain: Rprop undoes its last update in the
         # basis in which it was made.
         learned = compared & differs
-        chosen = jax.tree.map(lambda *pair: jnp.where(learned, *pair), new, state)
-        # Chosen by data, the phase would differ between models under `jax.vmap`.
-        return chosen._replace(phase=state.phase)
+        return jax.tree.map(lambda *pair: jnp.where(learned, *pair), new, state)
 
     # A condition on data would solve the eigenproblems at every step there.
-    state = jax.lax.cond(state.phase == 1, turn, lambda state: state, state)
-    return state._replace(
+    changed = jax.lax.cond(state.phase == 1, turn, lambda state: state, changing)
+    return changed._replace(
         prev_grads=treedef.unflatten([jnp.where(finite, *pair) for pair in pairs]),
         phase=state.phase % interval + 1,
     )

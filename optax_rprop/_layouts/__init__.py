@@ -26,6 +26,11 @@ class Found(NamedTuple):
     state: Any
     layout: type[Layout]
 
+    @property
+    def tree(self) -> Any:
+        """One of the state's trees that are like the parameters."""
+        return getattr(self.state, self.layout.tree_names[0])
+
     def memory(self) -> list[Memory]:
         """Step sizes and codes, leaf by leaf."""
         leaves = fields_of(self.layout, self.state)
