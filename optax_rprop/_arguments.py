@@ -9,10 +9,22 @@ import jax.numpy as jnp
 from optax_rprop._rule import Rule, variant_of
 
 
-def _named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
+def named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
     """The leaves of a pytree, each with the expression that names it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def spread_leaves(prefix: Any, tree: Any) -> list[Any]:
+    """For each leaf of a tree, the leaf of its prefix that holds for it.
+
+    Raises:
+      ValueError: It is no prefix of the tree.
+    """
+    spread = jax.tree.map(
+        lambda leaf, part: jax.tree.map(lambda _: leaf, part), prefix, tree
+    )
+    return jax.tree.leaves(spread)
 
 
 def _dtype_of(leaf: Any) -> Any:
@@ -61,7 +73,7 @@ def real_leaves(params: Any) -> list[Any]:
     Raises:
       TypeError: One is complex, integer, boolean or no array.
     """
-    named = _named_leaves("params", params)
+    named = named_leaves("params", params)
     for name, leaf in named:
         _check_real_floating(name, leaf, _NOT_TRAINED)
     return [leaf for _, leaf in named]
@@ -111,7 +123,7 @@ def matching_leaves(
                 f" `init`, {expected}, got {actual}."
             )
     grads = []
-    named = _named_leaves(argument, updates)
+    named = named_leaves(argument, updates)
     for (name, leaf), *kept in zip(named, *map(jax.tree.leaves, memory), strict=True):
         _check_real_floating(name, leaf, _NOT_TRAINED)
         grads.append(jnp.asarray(leaf))

@@ -6,6 +6,7 @@ known when a function is traced. `check_arrays` checks those that are.
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -23,6 +24,9 @@ _T = TypeVar("_T")
 # Python numbers, so that a huge integer can be compared with them.
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
+# What counts as the learning rate where each parameter has its own: only the layout
+# "byte" reads it, as the step size from which its levels are counted.
+_UNIT = 0.01
 
 _PYTORCH_NAMES = {
     "lr": "learning_rate",
@@ -60,7 +64,8 @@ def translates_pytorch(factory: Callable[_P, _T]) -> Callable[_P, _T]:
     return translating
 
 
-def _hint(argument: object) -> str:
+def hint(argument: object) -> str:
+    """What may have been meant by an argument that is no number, or nothing."""
     if isinstance(argument, str) and argument in VARIANTS:
         return f" Pass it by name: variant={argument!r}."
     if isinstance(argument, dict):
@@ -85,32 +90,44 @@ def read_number(name: str, number: Any, owner: str = "rprop") -> float | jax.Arr
                 " step size and is read only once, so a schedule has no effect."
                 " To anneal the updates, use optax.chain(rprop(...),"
                 " optax.scale_by_schedule(schedule)); to anneal their bound,"
-                " optax.inject_hyperparams(rprop)(max_step_size=schedule)."
+                " optax.inject_hyperparams(rprop)(max_step_size=schedule). To compute"
+                " it from the parameters, name the argument of the callable params:"
+                " `init` calls learning_rate(params=params)."
             )
         raise TypeError(
             f"{name} must be a number, got a callable. To schedule it, use"
             f" optax.inject_hyperparams({owner})({name}=schedule)."
         )
+    if isinstance(number, jax.Array | np.ndarray) and number.shape != ():
+        raise ValueError(
+            f"{name} must be a scalar, got an array of shape {number.shape}. To"
+            " give groups of parameters different settings, use optax.partition."
+        )
+    check_real(name, number)
+    if isinstance(number, jax.Array):
+        return number
+    if isinstance(number, np.ndarray | np.generic):
+        number = number.item()
+    check_finite(name, number)
+    return float(number)
+
+
+def check_real(name: str, number: object) -> None:
+    """Raise a TypeError unless it is a real number or an array of such."""
     if isinstance(number, jax.Array | np.ndarray):
-        if number.shape != ():
-            raise ValueError(
-                f"{name} must be a scalar, got an array of shape {number.shape}. To"
-                " give groups of parameters different settings, use optax.partition."
-            )
         is_real = any(
             jnp.issubdtype(number.dtype, kind) for kind in (jnp.floating, jnp.integer)
         )
     else:
         is_real = isinstance(number, int | float | np.floating | np.integer)
     if not is_real or isinstance(number, bool):
-        raise TypeError(f"{name} must be a real number, got {number!r}.{_hint(number)}")
-    if isinstance(number, jax.Array):
-        return number
-    if isinstance(number, np.ndarray | np.generic):
-        number = number.item()
+        raise TypeError(f"{name} must be a real number, got {number!r}.{hint(number)}")
+
+
+def check_finite(name: str, number: float) -> None:
+    """Raise a ValueError unless single precision holds the number."""
     if not abs(number) <= _LARGEST:
         raise ValueError(f"{name} must be finite in float32, got {number}.")
-    return float(number)
 
 
 def read_integer(name: str, number: object) -> int:
@@ -145,8 +162,27 @@ def check_option(name: str, option: object, options: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {names}, got {option!r}.")
 
 
+def per_parameter(learning_rate: Any) -> Callable[..., Any] | None:
+    """What makes initial step sizes of ``params``; None if it is not given by those.
+
+    A schedule does not take ``params``, and is left for `read_number` to refuse.
+    """
+    is_leaf = learning_rate is None or jax.tree_util.all_leaves([learning_rate])
+    # Some trees, such as modules of Equinox, can be called, too.
+    is_function = is_leaf or isinstance(learning_rate, jax.tree_util.Partial)
+    if callable(learning_rate) and is_function:
+        try:
+            inspect.signature(learning_rate).bind(params=None)
+        except (TypeError, ValueError):
+            return None
+        return learning_rate
+    if is_leaf and getattr(learning_rate, "shape", ()) == ():
+        return None
+    return lambda params: learning_rate
+
+
 def read_hyperparams(
-    learning_rate: object,
+    learning_rate: Any,
     eta_minus: object,
     eta_plus: object,
     min_step_size: object,
@@ -154,12 +190,15 @@ def read_hyperparams(
 ) -> HyperParams:
     """The hyper-parameters of Rprop.
 
+    A tree or a callable of the parameters is left for `init` to read.
+
     Raises:
       TypeError: One is not a number.
       ValueError: One is outside its range.
     """
+    is_number = per_parameter(learning_rate) is None
     numbers = HyperParams(
-        read_number("learning_rate", learning_rate),
+        read_number("learning_rate", learning_rate) if is_number else _UNIT,
         read_number("eta_minus", eta_minus),
         read_number("eta_plus", eta_plus),
         read_number("min_step_size", min_step_size),
@@ -172,26 +211,42 @@ def read_hyperparams(
         raise ValueError(f"eta_plus must be greater than 1, got {grow}.")
     if lower < 0:
         raise ValueError(f"min_step_size must not be negative, got {lower}.")
-    if step < _SMALLEST:
-        raise ValueError(
-            f"learning_rate must be positive in float32, got {step}. It is the initial"
-            " step size; the direction comes from the gradient."
-        )
     if lower > upper:
         raise ValueError(
             f"min_step_size must not exceed max_step_size, got {lower} > {upper}."
         )
-    if step < lower:
+    if is_number:
+        check_step_size("learning_rate", step, lower, upper)
+    return numbers
+
+
+def check_step_size(
+    name: str,
+    step: float,
+    lower: float,
+    upper: float,
+    dtype: jax.typing.DTypeLike = float,
+    remedy: str = "",
+) -> None:
+    """Raise a ValueError unless an initial step size of this dtype is in range."""
+    if step < _SMALLEST:
         raise ValueError(
-            f"learning_rate must not be less than min_step_size={lower}, got {step}."
+            f"{name} must be positive in float32, got {step}. It is the initial"
+            f" step size; the direction comes from the gradient.{remedy}"
+        )
+    # A bound passes as it is written in that dtype. It may be infinite there.
+    with np.errstate(over="ignore"):
+        lowest, highest = np.array([lower, upper]).astype(dtype).astype(float)
+    if step < lowest:
+        raise ValueError(
+            f"{name} must not be less than min_step_size={lower}, got {step}."
             " Raise it, or lower min_step_size."
         )
-    if step > upper:
+    if step > highest:
         raise ValueError(
-            f"learning_rate must not exceed max_step_size={upper}, got {step}. Lower"
+            f"{name} must not exceed max_step_size={upper}, got {step}. Lower"
             " it, or raise max_step_size."
         )
-    return numbers
 
 
 def check_arrays(**numbers: float | jax.Array) -> None:

@@ -4,6 +4,7 @@ import jax
 import optax
 
 from optax_rprop._hyperparams import translates_pytorch
+from optax_rprop._initial import InitialStepSizes
 from optax_rprop._layouts import StateLayout
 from optax_rprop._rprop import rprop
 from optax_rprop._sign_test import LeanMask, resolve_signs
@@ -11,7 +12,7 @@ from optax_rprop._sign_test import LeanMask, resolve_signs
 
 @translates_pytorch
 def minibatch_rprop(
-    learning_rate: jax.typing.ArrayLike = 0.05,
+    learning_rate: InitialStepSizes = 0.05,
     eta_minus: jax.typing.ArrayLike = 0.85,
     eta_plus: jax.typing.ArrayLike = 1.1,
     min_step_size: jax.typing.ArrayLike = 1e-6,

@@ -16,9 +16,11 @@ from optax_rprop._arguments import (
 from optax_rprop._hyperparams import (
     check_arrays,
     check_option,
+    per_parameter,
     read_hyperparams,
     translates_pytorch,
 )
+from optax_rprop._initial import InitialStepSizes, initial_step_sizes
 from optax_rprop._layouts import LAYOUTS, StateLayout
 from optax_rprop._layouts.layout import Fields, Layout, fields_of, trees_of
 from optax_rprop._rule import (
@@ -63,7 +65,7 @@ def _update_leaf(
 
 @translates_pytorch
 def scale_by_rprop(
-    learning_rate: jax.typing.ArrayLike = 0.01,
+    learning_rate: InitialStepSizes = 0.01,
     eta_minus: jax.typing.ArrayLike = 0.5,
     eta_plus: jax.typing.ArrayLike = 1.2,
     min_step_size: jax.typing.ArrayLike = 1e-6,
@@ -101,14 +103,20 @@ def scale_by_rprop(
     hyperparams = read_hyperparams(
         learning_rate, eta_minus, eta_plus, min_step_size, max_step_size
     )
+    own_step_sizes = per_parameter(learning_rate)
     rule, layout = VARIANTS[variant], LAYOUTS[state_layout]
     numbers = layout.fitted(hyperparams, rule)
 
     def init_fn(params: optax.Params) -> Any:
         check_arrays(**hyperparams._asdict())
         leaves = real_leaves(params)
+        step_sizes = [numbers.learning_rate] * len(leaves)
+        # Optax's `map_params` asks with a stand-in for parameters that has no leaves.
+        if own_step_sizes and leaves:
+            tree = own_step_sizes(params=params)
+            step_sizes = initial_step_sizes(tree, params, numbers)
         new = layout.bound(numbers, rule)
-        fields = [new.init(leaf) for leaf in leaves]
+        fields = list(map(new.init, leaves, step_sizes))
         prev_value = None
         if rule.reads_loss:
             dtype = jnp.result_type(float)
@@ -158,7 +166,7 @@ def scale_by_rprop(
 
 @translates_pytorch
 def rprop(
-    learning_rate: jax.typing.ArrayLike = 0.01,
+    learning_rate: InitialStepSizes = 0.01,
     eta_minus: jax.typing.ArrayLike = 0.5,
     eta_plus: jax.typing.ArrayLike = 1.2,
     min_step_size: jax.typing.ArrayLike = 1e-6,

@@ -2,7 +2,8 @@
 
 If both factors are powers of one base, ``eta_plus = base**up`` and ``eta_minus =
 base**-down``, every step size is the initial one times a power of the base, and its
-exponent is all that has to be kept.
+exponent is all that has to be kept. Where parameters have initial step sizes of their
+own, these are rounded to such a power times one number.
 """
 
 import dataclasses
@@ -23,11 +24,13 @@ from optax_rprop._layouts.lattice import (
     levels_of,
     log2_base_of,
     make_lattice,
+    nearest_level,
 )
 from optax_rprop._layouts.layout import (
     Fields,
     Layout,
     Memory,
+    filled_like,
     memory_dtype,
     narrowed,
 )
@@ -142,12 +145,13 @@ class Byte(Layout):
     def shared_fields(self) -> dict[str, Any]:
         return {"lattice": self.lattice}
 
-    def init(self, param: Any) -> Fields:
-        level = self.lattice.unit_level
+    def init(self, param: Any, step_size: float | jax.Array) -> Fields:
+        level = nearest_level(self.lattice, step_size)
+        level = jax.lax.clamp(self.lowest, level, self.highest)
         is_double = memory_dtype(param) == jnp.float64
         dtype = jnp.int8 if is_double else jnp.uint8
         code = _encode(level, jnp.zeros_like(level), self.rule, dtype)
-        return (jnp.full_like(param, code, dtype=dtype),)
+        return (filled_like(param, code, dtype),)
 
     def codes(self, fields: Fields) -> jax.Array:
         return _decode(fields, self.rule)[1]

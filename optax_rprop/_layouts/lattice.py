@@ -24,7 +24,8 @@ class Lattice(NamedTuple):
     Level n stands for the step size ``unit * base**(n - unit_level)``.
 
     Attributes:
-      unit: The initial step size, in units of the parameters, shape (), float.
+      unit: The initial step size, in units of the parameters, shape (), float; where
+        parameters have their own, 0.01, or the bound that is nearest to it.
       unit_level: Its level, shape (), int32.
       log2_base: A dict whose one key is the binary logarithm of the base, written as
         ``repr`` writes it, and whose value is empty. As a key it is part of the
@@ -130,8 +131,8 @@ def check_byte(numbers: HyperParams, levels: int) -> Base:
         raise ValueError(
             'With state_layout="byte" and this variant, min_step_size and max_step_size'
             f" must be at most {levels} levels apart, got {numbers.min_step_size} and"
-            f" {numbers.max_step_size}. With these factors, a window around the initial"
-            f" step size fits: min_step_size={fitting[0]:.6g} and"
+            f" {numbers.max_step_size}. With these factors, a window around a step size"
+            f" of {numbers.learning_rate} fits: min_step_size={fitting[0]:.6g} and"
             f' max_step_size={fitting[1]:.6g}. state_layout="packed" has no such limit.'
         )
     return base
@@ -173,6 +174,15 @@ def make_lattice(numbers: HyperParams, base: Base, levels: int) -> Lattice:
         spare >= 0, -lowest + spare // 2, jnp.minimum(-lowest, levels // 2)
     )
     return Lattice(unit, jnp.clip(below, 0, levels - 1), {repr(base.log2): ()})
+
+
+def nearest_level(lattice: Lattice, step_size: float | jax.Array) -> jax.Array:
+    """The levels of initial step sizes, rounded, int32."""
+    dtype = lattice.unit.dtype
+    # Not the logarithm of a quotient, which could overflow.
+    distance = jnp.log2(as_step_size(step_size, dtype)) - jnp.log2(lattice.unit)
+    levels = jnp.round(distance / jnp.asarray(log2_base_of(lattice), dtype))
+    return levels.astype(jnp.int32) + lattice.unit_level
 
 
 def check_lattice(

@@ -60,8 +60,13 @@ class Layout(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def init(self, param: Any) -> Fields:
-        """The first fields of a leaf: new arrays, with the parameter's sharding."""
+    def init(self, param: Any, step_size: float | jax.Array) -> Fields:
+        """The first fields of a leaf: new arrays, with the parameter's sharding.
+
+        Args:
+          param: The leaf, which may be abstract.
+          step_size: Its initial step sizes, of a shape that broadcasts to its own.
+        """
 
     @abc.abstractmethod
     def codes(self, fields: Fields) -> jax.Array:
@@ -122,6 +127,14 @@ def as_step_size(number: float | jax.Array, dtype: jax.typing.DTypeLike) -> jax.
     """
     limits = jnp.finfo(dtype)
     return jnp.clip(jnp.asarray(number, dtype), limits.tiny, limits.max)
+
+
+def filled_like(param: Any, values: jax.Array, dtype: jax.typing.DTypeLike) -> Any:
+    """A new array of these values, with the parameter's shape and sharding."""
+    if values.ndim == 0:
+        return jnp.full_like(param, values, dtype=dtype)
+    # Filled with an array, `full_like` would forget the sharding.
+    return jnp.full_like(param, 1, dtype=dtype) * values
 
 
 def narrowed(updates: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -20,6 +20,7 @@ from optax_rprop._layouts.layout import (
     Memory,
     adapt,
     as_step_size,
+    filled_like,
     memory_dtype,
     narrowed,
 )
@@ -116,10 +117,10 @@ class Packed(Layout):
             max_step_size=_clipped(numbers.max_step_size),
         )
 
-    def init(self, param: Any) -> Fields:
+    def init(self, param: Any, step_size: float | jax.Array) -> Fields:
         dtype = memory_dtype(param)
-        number = as_step_size(self.numbers.learning_rate, dtype)
-        return (jnp.full_like(param, number * jnp.asarray(_DOWN, dtype), dtype=dtype),)
+        step_sizes = as_step_size(step_size, dtype)
+        return (filled_like(param, step_sizes * jnp.asarray(_DOWN, dtype), dtype),)
 
     def codes(self, fields: Fields) -> jax.Array:
         return _codes(*fields)

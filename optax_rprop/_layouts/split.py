@@ -12,6 +12,7 @@ from optax_rprop._layouts.layout import (
     Memory,
     adapt,
     as_step_size,
+    filled_like,
     memory_dtype,
     narrowed,
 )
@@ -50,11 +51,10 @@ class Split(Layout):
     state_type = RpropState
     tree_names = ("step_sizes", "prev_grad_signs")
 
-    def init(self, param: Any) -> Fields:
+    def init(self, param: Any, step_size: float | jax.Array) -> Fields:
         dtype = memory_dtype(param)
-        # `full_like` and `zeros_like` keep the parameter's sharding.
-        number = as_step_size(self.numbers.learning_rate, dtype)
-        step_sizes = jnp.full_like(param, number, dtype=dtype)
+        step_sizes = filled_like(param, as_step_size(step_size, dtype), dtype)
+        # `zeros_like` keeps the parameter's sharding.
         return step_sizes, jnp.zeros_like(param, dtype=jnp.int8)
 
     def codes(self, fields: Fields) -> jax.Array:

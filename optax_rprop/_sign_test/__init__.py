@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_rprop._arguments import matching_leaves, real_leaves
+from optax_rprop._arguments import matching_leaves, real_leaves, spread_leaves
 from optax_rprop._hyperparams import check_arrays, known, read_decay, read_number
 from optax_rprop._layouts.layout import memory_dtype
 from optax_rprop._sign_test.leaf import resolve_leaf
@@ -169,16 +169,13 @@ def resolve_signs(
             return weights
         mask = lean_mask(params) if callable(lean_mask) else lean_mask
         try:
-            # A prefix holds for all that is below it.
-            tree = jax.tree.map(
-                lambda leans, part: jax.tree.map(lambda _: leans, part), mask, params
-            )
+            spread = spread_leaves(mask, params)
         except ValueError as error:
             raise ValueError(
                 "lean_mask must be a tree of bools with the structure of the"
                 f" parameters, or a prefix of it, got {jax.tree.structure(mask)}."
             ) from error
-        pairs = list(zip(weights, jax.tree.leaves(tree), strict=True))
+        pairs = list(zip(weights, spread, strict=True))
         for _, leans in pairs:
             if not isinstance(leans, bool | np.bool_):
                 raise TypeError(f"lean_mask must hold bools, got {leans!r}.")

@@ -61,7 +61,8 @@ def rows(error, *table):
 )
 def test_no_number(number, error, words):
     """Each hyper-parameter is a finite real number; the message names it."""
-    for name in NUMBERS:
+    # An array may hold the initial step sizes of each parameter.
+    for name in NUMBERS[1:] if np.ndim(number) else NUMBERS:
         with refused(error, name, *words):
             optax_rprop.rprop(**{name: number})
 
@@ -73,7 +74,21 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
     ("options", "error", "words"),
     rows(
         TypeError,
-        ({"learning_rate": lambda step: 0.1}, "read only once", "scale_by_schedule"),
+        *(
+            (
+                {"learning_rate": schedule},
+                "read only once",
+                "scale_by_schedule",
+                "learning_rate(params=params)",
+            )
+            for schedule in (
+                lambda step: 0.1,
+                optax.constant_schedule(0.1),
+                lambda params, step: params,
+                jax.tree_util.Partial(lambda step: 0.1),
+                min,
+            )
+        ),
         (
             {"max_step_size": optax.constant_schedule(1.0)},
             "inject_hyperparams(rprop)(max_step_size=schedule)",
@@ -117,6 +132,57 @@ def test_wrong_option(options, error, words):
     """The message names the option, what was expected, and what came."""
     with refused(error, next(iter(options)), *words):
         optax_rprop.rprop(**options)
+
+
+INFIX = "or a prefix of it, got "
+
+
+@pytest.mark.parametrize(
+    ("tree", "error", "words"),
+    rows(
+        TypeError,
+        ({"w": True, "b": [0.1]}, "learning_rate['w']", "real number", "True"),
+        ({"w": 0.1, "b": ["0.1"]}, "learning_rate['b'][0]", "'0.1'"),
+        ({"w": 0.1, "b": 1j}, "learning_rate['b']", "1j"),
+        ({"w": np.ones((2, 3), bool), "b": 0.1}, "learning_rate['w']", "True"),
+        ({"w": 0.1, "b": [lambda params: 0.1]}, "learning_rate['b'][0]", "lambda"),
+        ({"w": jax.ShapeDtypeStruct((), "float32"), "b": 0.1}, "['w']", "Shape"),
+    )
+    + rows(
+        ValueError,
+        ((0.5, 1.2), INFIX + "PyTreeDef((*, *))", "PyTorch", "eta_plus"),
+        ({"w": 0.1}, "{'b': [*], 'w': *}", INFIX, "rprop().init(params)"),
+        ({"w": 0.1, "b": None}, INFIX, "'b': None"),
+        ({"w": {"w": 0.1}, "b": 0.1}, INFIX),
+        ({}, INFIX),
+        ({"w": np.ones(2), "b": 0.1}, "['w']", "params['w'], (2, 3)", "got (2,)"),
+        # A prefix has to fit all that it holds for.
+        (np.ones(3), "learning_rate must", "params['b'][0], ()"),
+        ({"w": 0.1, "b": [np.ones(1)]}, "learning_rate['b'][0]", "got (1,)"),
+        (
+            {"w": np.array([1, 1, -0.5]), "b": 0.1},
+            "learning_rate['w'] must be positive",
+            "-0.5",
+            "jnp.maximum",
+            "rprop().init(params)",
+        ),
+        ({"w": jnp.array([1.0, 0.0, 1.0]), "b": 0.1}, "positive", "got 0.0"),
+        ({"w": 0.1, "b": [np.nan]}, "learning_rate['b'][0] must be finite", "nan"),
+        ({"w": jnp.full((2, 1), np.inf), "b": 0.1}, "finite", "inf"),
+        ({"w": jnp.array(np.nan), "b": 0.1}, "learning_rate['w']", "finite", "nan"),
+        ({"w": 1e39, "b": 0.1}, "finite in float32"),
+        ({"w": np.float64([1, 1, 2e-7]), "b": 1}, "min_step_size=1e-06", "2e-07"),
+        ({"w": jnp.array([1, 51, 1]), "b": 1}, "['w']", "max_step_size=50.0", "51.0"),
+    ),
+)
+def test_wrong_initial_step_sizes_of_parameters(tree, error, words):
+    """Refused by `init`, also where it is traced; the message names the leaf."""
+    params = {"w": jnp.ones((2, 3)), "b": [jnp.ones(())]}
+    for learning_rate in (tree, lambda params: tree):
+        optimizer = optax_rprop.rprop(learning_rate)
+        for init in (optimizer.init, functools.partial(jax.eval_shape, optimizer.init)):
+            with refused(error, "learning_rate", *words):
+                init(params)
 
 
 FACTORIES = (
@@ -366,6 +432,12 @@ def test_wrong_types_are_refused(call, message):
         ),
         (lambda: in_eigenbasis(optax.adam(0.1)).init(SQUARE), "of Rprop, got 0"),
         (
+            lambda: in_eigenbasis(rprop({"w": 0.1}), full_matrix=True).init(
+                {"w": SQUARE}
+            ),
+            "full_matrix=True, the parameters are one vector: give a callable",
+        ),
+        (
             lambda: in_eigenbasis(optax.chain(rprop(), rprop())).init(SQUARE),
             "of Rprop, got 2",
         ),
@@ -472,6 +544,50 @@ def test_an_initial_step_size_beyond_the_bounds_starts_at_one():
         grads = np.float32([[1.0, -1.0]])
         steps = jax.jit(functools.partial(play, optimizer))(grads, grads[:, 0])
         np.testing.assert_allclose(steps.updates, 50 * grads, rtol=1e-6)
+
+
+def test_initial_step_sizes_in_an_eigenbasis():
+    """Its first basis is that of the parameters; `full_matrix` makes them a vector."""
+    params = {"b": jnp.array([1.0, -2.0]), "w": jnp.array([[3.0, 4.0], [5.0, 6.0]])}
+    make = functools.partial(jax.tree.map, jnp.abs)
+    expected = make(params)
+    vector = jnp.arange(1.0, 7.0)
+    for inner, full_matrix, first in (
+        (rprop(expected), False, expected),
+        (rprop(lambda params: make(params)), False, expected),
+        (rprop(lambda params: make(params)), True, vector),
+        (rprop(vector), True, vector),
+    ):
+        state = in_eigenbasis(inner, full_matrix=full_matrix).init(params)
+        actual = optax_rprop.get_rprop_state(state).step_sizes
+        jax.tree.map(np.testing.assert_array_equal, actual, first)
+
+
+def test_modules_that_can_be_called_are_trees():
+    """As in Equinox, where a module may hold a step size for each parameter."""
+
+    @jax.tree_util.register_pytree_node_class
+    class Module:
+        def __init__(self, weight):
+            self.weight = weight
+
+        def __call__(self, params):
+            raise AssertionError("is a tree")
+
+        def tree_flatten(self):
+            return (self.weight,), None
+
+        @classmethod
+        def tree_unflatten(cls, _, children):
+            return cls(*children)
+
+    params = Module(jnp.ones(2))
+    make = jax.tree_util.Partial(lambda params: jax.tree.map(lambda _: 0.5, params))
+    for learning_rate in (Module(0.5), make):
+        updates, _ = (tx := optax_rprop.rprop(learning_rate)).update(
+            params, tx.init(params)
+        )
+        np.testing.assert_array_equal(updates.weight, [-0.5, -0.5])
 
 
 @pytest.mark.parametrize("variant", ["irprop-", "irprop+"])

@@ -83,6 +83,11 @@ def plain_run(variant, state_layout):
     return jax.jit(functools.partial(feed, optimizer))(*two_leaves())
 
 
+def get_step_sizes(state):
+    """Those of a state in any layout."""
+    return optax_rprop.get_rprop_state(state).step_sizes
+
+
 def build(options):
     """The optimizer of `plain_run`."""
     return rprop(0.5, **options)
@@ -295,7 +300,24 @@ def signs(**options):
     return optax_rprop.resolve_signs(**arrays, lean=0, **options), arrays
 
 
+def own_step_sizes(layout):
+    """Rprop whose initial step sizes are the parameters themselves."""
+    options = {"eta_plus": 2.0, "min_step_size": 1e-3, "state_layout": layout}
+    return optax_rprop.rprop(lambda params: params, **options), {}
+
+
+def shared_step_size():
+    """Rprop with an array of the caller for all parameters."""
+    size = jnp.array(0.1)
+    make = functools.partial(jax.tree.map, lambda _: size)
+    return optax_rprop.rprop(lambda params: make(params)), {"size": size}
+
+
 OWNING = {
+    **{
+        f"own {layout}": functools.partial(own_step_sizes, layout) for layout in LAYOUTS
+    },
+    "shared": shared_step_size,
     **{layout: functools.partial(given, layout) for layout in LAYOUTS},
     "inject": lambda: (injected(**GIVEN), {}),
     "inject byte": lambda: (injected(**GIVEN, state_layout="byte"), {}),
@@ -450,6 +472,82 @@ def test_injected_hyperparameters_change_nothing(options):
     assert_identical(run(*two_leaves()), plain_run(**options))
 
 
+@pytest.mark.parametrize("state_layout", LAYOUTS)
+def test_initial_step_sizes_under_transformations(state_layout):
+    """Traced ones are those that `init` makes of the same values, and clipped."""
+    bounds = {"min_step_size": 0.125, "max_step_size": 64.0}
+
+    def init(params, scale=0.25):
+        def sizes(params):
+            return jax.tree.map(lambda leaf: scale * jnp.abs(leaf), params)
+
+        return get_step_sizes(
+            rprop(sizes, **bounds, state_layout=state_layout).init(params)
+        )
+
+    # Powers of two, which a byte does not round.
+    models = {"w": jnp.array([[1.0, 2.0], [4.0, -8.0]]), "b": jnp.array([1.0, 16.0])}
+    expected = jax.tree.map(lambda leaf: jnp.abs(leaf) / 4, models)
+    for run in (init, jax.jit(init), jax.vmap(init), jax.jit(jax.vmap(init))):
+        assert_identical(run(models), expected)
+    for scale, bound in ((1e-9, 0.125), (1e9, 64.0)):
+        expected = jax.tree.map(lambda leaf, b=bound: jnp.full_like(leaf, b), models)
+        assert_identical(jax.jit(init)(models, scale), expected)
+
+
+def test_initial_step_sizes_are_read_by_init_alone():
+    """Never by `update`, nor do they become a part of what it compiles."""
+    calls = []
+
+    def sizes(params):
+        calls.append(params)
+        return 0.5
+
+    optimizer = rprop(sizes)
+    params, grads, values = two_leaves()
+    run = jax.jit(functools.partial(feed, optimizer))
+    assert_identical(run(params, grads, values), plain_run("irprop-", "split"))
+    state = optimizer.init(params)
+    assert len(calls) == 2
+    assert calls[1] is params
+    optimizer.update(params, state)
+    # A byte, too, is resumed by whoever gives other ones.
+    old, new = (
+        rprop(number, state_layout="byte", min_step_size=1e-3)
+        for number in ({"a": 0.5, "b": 0.25}, 1.0)
+    )
+    for before, after in ((old, new), (new, old)):
+        after.update(params, before.init(params))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("over", [lambda init: init, jax.jit], ids=["", "jit"])
+def test_injected_initial_step_sizes(over):
+    """Trees go through Optax as they are; a callable has to be named as static."""
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+
+    def first_updates(factory, learning_rate):
+        optimizer = factory(learning_rate, max_step_size=optax.constant_schedule(1.0))
+        state = over(optimizer.init)(params)
+        updates, _ = over(optimizer.update)(params, state, params)
+        return jax.tree.map(lambda leaf: float(leaf[0]), updates)
+
+    tree = {"a": 0.5, "b": 0.25}
+    plain = optax.inject_hyperparams(optax_rprop.rprop)
+    static = optax.inject_hyperparams(optax_rprop.rprop, static_args="learning_rate")
+    for factory, learning_rate in (
+        (plain, tree),
+        (static, tree),
+        (static, lambda params: tree),
+    ):
+        assert first_updates(factory, learning_rate) == {"a": -0.5, "b": -0.25}
+    assert first_updates(plain, np.array([0.5])) == {"a": -0.5, "b": -0.5}
+    # Where it is not static, Optax takes it for a schedule.
+    counts = []
+    plain(lambda params: counts.append(params) or 0.5).init(params)
+    assert np.shape(counts[0]) == ()
+
+
 # ----------------------------------------------------------------------------
 # Optax's wrappers
 
@@ -477,6 +575,8 @@ def test_map_params(options):
     fields = 2 if options["state_layout"] == "split" else 1
     for optimizer in (
         build(options),
+        rprop({"a": 0.1, "b": 0.2}, **options),
+        rprop(lambda params: {"a": 0.1, "b": params["b"][0]}, **options),
         optax.masked(build(options), True),
         injected(0.5, **options),
     ):

@@ -100,11 +100,17 @@ def assert_state_placed_like(state, params):
 # A mesh of eight devices
 
 
+def own_step_sizes(params):
+    """Initial step sizes of all shapes that a parameter may have them in."""
+    return params | {"columns": np.full((3, 1), 0.1), "vector": 0.1}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("learning_rate", [0.1, own_step_sizes], ids=["", "own"])
 @each_configuration
-def test_state_and_updates_lie_as_the_parameters(mesh, options):
+def test_state_and_updates_lie_as_the_parameters(mesh, options, learning_rate):
     """By `init`, eager or compiled and told the shardings, and by eager `update`."""
-    optimizer = rprop(**options)
+    optimizer = rprop(learning_rate, **options)
     params, grads = distributed_step(mesh)
     shardings = state_shardings(optimizer, params, NamedSharding(mesh, PartitionSpec()))
     inits = [optimizer.init, jax.jit(optimizer.init, out_shardings=shardings)]
@@ -171,6 +177,7 @@ ENSEMBLES = {
     "irprop+": rprop(variant="irprop+"),
     "packed": rprop(variant="rprop+", state_layout="packed"),
     "byte": rprop(state_layout="byte"),
+    "own step sizes": rprop(lambda params: 0.1 * jnp.abs(params), state_layout="byte"),
     "inject": optax.inject_hyperparams(optax_rprop.rprop)(0.1, variant="irprop+"),
     "minibatch": optax_rprop.minibatch_rprop(statistics_dtype="bfloat16"),
     "eigenbasis": optax_rprop.in_eigenbasis(rprop(variant="irprop+"), interval=1),

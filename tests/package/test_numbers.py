@@ -74,6 +74,36 @@ def test_a_number_counts_for_nothing_but_its_value(factory):
         assert program(FACTORIES[factory](kind), PARAMS) == expected
 
 
+@pytest.mark.parametrize("state_layout", LAYOUTS)
+def test_a_number_for_each_parameter_is_that_number(x64, state_layout):
+    """However it is written; a bound is within, also rounded to a lower precision."""
+    params = {name: jnp.ones(2, name) for name in ("float16", "float32", "float64")}
+    bounds = {"min_step_size": 1e-6, "max_step_size": 0.1, "state_layout": state_layout}
+
+    def step_sizes(learning_rate):
+        state = rprop(learning_rate, **bounds).init(params)
+        return get_rprop_state(state).step_sizes
+
+    # A byte holds a bound only if it is a level.
+    for number in (0.01,) if state_layout == "byte" else (0.01, 1e-6, 0.1):
+        for tree in (
+            dict.fromkeys(params, number),
+            lambda params, number=number: number,
+            np.array([number]),
+            np.array([number] * 2, np.longdouble),
+        ):
+            jax.tree.map(
+                np.testing.assert_array_equal, step_sizes(tree), step_sizes(number)
+            )
+    for number in (1e-6, 0.1):
+        for tree in (
+            {name: jnp.array([number], name) for name in params},
+            {name: jnp.array(number, "float16") for name in params},
+        ):
+            for sizes in step_sizes(tree).values():
+                assert np.all((sizes > 0.9e-6) & (sizes < 0.1000001))
+
+
 def test_sizes_are_integers():
     """Python's and NumPy's, but neither truth values nor floats."""
     for name in ("interval", "max_size"):

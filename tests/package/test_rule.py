@@ -4,6 +4,7 @@ A rule decides by what a coordinate remembers, by its gradient and by the trend 
 loss. So one step from every state, compared with the textbook, is the whole rule.
 """
 
+import functools
 import itertools
 import math
 
@@ -19,6 +20,7 @@ from checks import (
     SETTINGS,
     UNDOING,
     assert_identical,
+    each_layout,
     each_variant,
     play,
     player,
@@ -200,6 +202,33 @@ def test_a_long_run_equals_plain_python(x64, variant):
     assert {0.01, 7.0} <= set(expected[1].ravel())
     for actual, field in zip(run(grads, values), expected, strict=True):
         np.testing.assert_allclose(actual, field, rtol=1e-12, atol=0)
+
+
+@each_variant
+@each_layout
+def test_parameters_with_initial_step_sizes_of_their_own(x64, variant, state_layout):
+    """Each coordinate does what it does in the textbook, where it starts with them."""
+    sizes = [0.0625, 0.5, 0.125, 1.0, 1.0, 0.25, 0.03125]
+    tree = {"a": np.array(sizes[:3]), "b": 1.0, "c": np.array([[0.25], [0.03125]])}
+    steps = 40
+    grads = hard_gradients(steps, 7, seed=3, nan=True)
+    values = np.round(np.random.default_rng(4).normal(size=steps), 1)
+    leaves = {
+        "a": grads[:, :3],
+        "b": [grads[:, 3], grads[:, 4]],
+        "c": grads[:, 5:].reshape(steps, 2, 1),
+    }
+    book = reference.Rprop(7, variant, **SETTINGS)
+    for coordinate, size in zip(book.coordinates, sizes, strict=True):
+        coordinate.step_size = size
+    expected = follow(book, grads, values)
+    options = SETTINGS | {"variant": variant, "state_layout": state_layout}
+    for learning_rate in (tree, lambda params: tree):
+        optimizer = optax_rprop.rprop(**options | {"learning_rate": learning_rate})
+        run = jax.jit(functools.partial(play, optimizer))
+        for actual, field in zip(run(leaves, values), expected, strict=True):
+            columns = [leaf.reshape(steps, -1) for leaf in jax.tree.leaves(actual)]
+            assert_identical(np.concatenate(columns, 1), field)
 
 
 def floats(low, high):
