@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pictures
 
 import optax_rprop
+from optax_rprop._initial import InitialStepSizes
 from optax_rprop._sign_test import LeanMask
 
 HERE = Path(__file__).parent
@@ -60,12 +61,14 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 72
 # The site is built without a network, so other projects' types have no pages here.
 nitpick_ignore_regex = [
-    ("py:class", r"jax\..*|optax\..*|ArrayLike|DTypeLike|LeanMask|OptState"),
+    ("py:class", r"jax\..*|optax\..*|ArrayLike|DTypeLike|OptState"),
+    ("py:class", r"InitialStepSizes|LeanMask"),
 ]
 # In signatures, aliases are shown by their names and not spelt out; longest first.
 _ALIASES = {
     stringify_annotation(alias, "smart"): name
     for alias, name in (
+        (InitialStepSizes, "InitialStepSizes"),
         (LeanMask, "LeanMask"),
         (optax.OptState, "OptState"),
         (ArrayLike, "ArrayLike"),

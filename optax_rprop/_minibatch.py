@@ -53,7 +53,8 @@ def minibatch_rprop(
 
     Args:
       learning_rate: Initial step size, in units of the parameters. Read once, by
-        ``init``, as in `rprop`.
+        ``init``. A number, or one for each parameter by a pytree or a callable, as in
+        `rprop`.
       eta_minus: Factor by which a step size shrinks when its resolved sign changes, in
         (0, 1).
       eta_plus: Factor by which a step size grows while its resolved sign stays, above

@@ -208,13 +208,26 @@ def rprop(
     =========== ================================================== ============
 
     If the remembered sign is 0, the step size stays as it is. So the first step updates
-    every coordinate whose gradient is not 0 by exactly `learning_rate`.
+    every coordinate whose gradient is not 0 by exactly its initial step size.
 
     Args:
       learning_rate: Initial step size, in units of the parameters. Read once, by
         ``init``. It does not multiply the updates: a schedule is refused, and one by
         ``optax.inject_hyperparams`` has no effect. A poor value only costs the few
         steps in which the step sizes adapt, unless the curvature is extreme.
+
+        - A number: that of all parameters.
+        - A pytree of numbers and arrays with the structure of the parameters, or a
+          prefix of it: each in the units of its parameter, and of a shape that
+          broadcasts to the parameter's. An array is a tree, too.
+        - A callable that returns one of these. ``init`` calls it by keyword, as
+          ``learning_rate(params=params)``, so its argument must be named ``params``;
+          a schedule has no such argument.
+
+        Initial step sizes must lie between `min_step_size` and `max_step_size`.
+        ``init`` clips those whose values are not known, because they are traced. With
+        ``optax.inject_hyperparams``, a callable must be named in its
+        ``static_args``; otherwise Optax calls it with a count, as a schedule.
       eta_minus: Factor by which a step size shrinks when its gradient changes sign, in
         (0, 1).
       eta_plus: Factor by which a step size grows while its gradient keeps its sign,
@@ -244,7 +257,10 @@ def rprop(
           Python numbers. A byte can store 85 such levels (51 for ``rprop+`` and
           ``irprop+``), and the bounds may not span more. Step sizes stop at the
           outermost levels within the bounds; apart from that, trajectories equal those
-          of ``"split"`` up to rounding.
+          of ``"split"`` up to rounding. If `learning_rate` is a tree or a callable,
+          0.01, or the bound nearest to it, takes its place, and ``init`` rounds every
+          initial step size to the nearest level within the bounds: by half a level at
+          most, or, next to a bound, by one.
 
         Values that a layout cannot represent raise an error. Bounds given as JAX
         arrays, including tracers, and bounds that a resumed state cannot hold, if it is
@@ -256,15 +272,17 @@ def rprop(
       ``value``.
 
     Raises:
-      TypeError: A hyper-parameter is not a number. By ``init`` and ``update``: a
-        parameter, a gradient or `value` is not a real floating-point array, or the
-        state belongs to another optimizer.
+      TypeError: A hyper-parameter is not a number, or `learning_rate` is a schedule.
+        By ``init``: a leaf of `learning_rate` is not a number. By ``init`` and
+        ``update``: a parameter, a gradient or `value` is not a real floating-point
+        array, or the state belongs to another optimizer.
       ValueError: A hyper-parameter is out of range, or `variant` or `state_layout`
         unknown. By ``init``: a hyper-parameter that is a JAX array is not finite or not
-        positive. By ``update``: `value` is missing or not a scalar, the state belongs
-        to another variant or to another base of ``"byte"``, or the gradient's structure
-        or shapes differ from the parameters'. JAX arrays are not checked further, and
-        tracers not at all.
+        positive; a leaf of `learning_rate` is out of range; or its structure or a shape
+        does not fit the parameters. By ``update``: `value` is missing or not a scalar,
+        the state belongs to another variant or to another base of ``"byte"``, or the
+        gradient's structure or shapes differ from the parameters'. Other JAX arrays are
+        not checked further, and tracers not at all.
 
     Example:
       A loss with its minimum at 0.3. The first three updates are 0.1, 0.12 and 0.144.
@@ -288,6 +306,29 @@ def rprop(
       0.236
       0.236
       0.308
+
+      Parameters in different physical units. Each starts with a step size in its own
+      units, and the bounds have room for both:
+
+      >>> params = {"pressure": jnp.array(1e5), "position": jnp.array([1e-6, 5e-6])}
+      >>> optimizer = optax_rprop.rprop(
+      ...     {"pressure": 100.0, "position": 1e-8},
+      ...     min_step_size=1e-12,
+      ...     max_step_size=1e12,
+      ... )
+      >>> state = optimizer.init(params)
+      >>> print(optax_rprop.get_rprop_state(state).step_sizes["position"])
+      [1.e-08 1.e-08]
+
+      In proportion to the parameters, as Riedmiller (1994) advises for the weights of
+      networks, but not 0 where they are 0:
+
+      >>> def tenth(params):
+      ...     return jax.tree.map(lambda w: jnp.maximum(0.1 * jnp.abs(w), 1e-3), params)
+      >>> optimizer = optax_rprop.rprop(tenth)
+      >>> state = optimizer.init(jnp.array([2.0, -0.5, 0.0]))
+      >>> print(optax_rprop.get_rprop_state(state).step_sizes)
+      [0.2   0.05  0.001]
 
     Notes:
       **Units.** The bounds are in units of the parameters. With the defaults, a

@@ -76,6 +76,10 @@ def in_eigenbasis(
     curvature at the start is above 1e6, the default initial step size is far too long:
     lower `learning_rate`.
 
+    **Initial step sizes.** The first basis is that of the parameters, so `inner` may
+    have initial step sizes for each of them. With `full_matrix` its parameters are one
+    vector, all leaves flattened and joined: give it a callable that works on vectors.
+
     **Cost.** For a leaf of shape (a, b): 2 (a² + b²) + a b numbers of state, about
     3 a b (a + b) multiplications per step, and one symmetric eigenproblem of each size
     per basis update. So it is under ``jax.vmap``, if ``init`` and the loop are inside

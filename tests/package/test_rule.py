@@ -223,7 +223,7 @@ def test_parameters_with_initial_step_sizes_of_their_own(x64, variant, state_lay
         coordinate.step_size = size
     expected = follow(book, grads, values)
     options = SETTINGS | {"variant": variant, "state_layout": state_layout}
-    for learning_rate in (tree, lambda params: tree):
+    for learning_rate in (tree, lambda *, params: tree):
         optimizer = optax_rprop.rprop(**options | {"learning_rate": learning_rate})
         run = jax.jit(functools.partial(play, optimizer))
         for actual, field in zip(run(leaves, values), expected, strict=True):
