@@ -151,10 +151,7 @@ def test_step_sizes_of_a_byte(request, base, up, down, dtype, accuracy):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    "learning_rate", [np.array, lambda sizes: lambda params: sizes]
-)
-def test_initial_step_sizes_of_a_byte(x64, learning_rate, dtype):
+def test_initial_step_sizes_of_a_byte(x64, dtype):
     """Rounded to the nearest level within the bounds; those of a level stay."""
     base, unit = 2 ** (1 / 3), 0.01
     bounds = unit * base**-30.7, unit * base**30.7
@@ -162,7 +159,7 @@ def test_initial_step_sizes_of_a_byte(x64, learning_rate, dtype):
     on_levels = unit * base ** np.arange(-30, 31)
     for given in (sizes, on_levels):
         optimizer = optax_rprop.scale_by_rprop(
-            learning_rate(given), 0.5, base, *bounds, state_layout="byte"
+            given, 0.5, base, *bounds, state_layout="byte"
         )
         state = optimizer.init(jnp.zeros(given.shape, dtype))
         actual = optax_rprop.get_rprop_state(state).step_sizes
