@@ -111,7 +111,7 @@ CAUGHT_BY = {
         ),
         "gradient trusted outside the domain": (
             "irprop+",
-            {" | trend.left_domain": ""},
+            {" | trend.became_non_finite": ""},
         ),
         "update that undid one not undone": (
             "irprop+",
