@@ -11,7 +11,7 @@ from benchmarks.speed import report as speed
 
 
 def show() -> None:
-    """One line a question: the answer, and where its tables are."""
+    """One line per question: the answer, and a link to its tables."""
     lines = [
         ("Noise and rounding", cutest.headline(), "cutest"),
         ("Many starts at once", multistart.headline(), "multistart"),

@@ -47,7 +47,7 @@ def run_script(monkeypatch, precision):
     for name in ("OPTIMIZERS", "AT_DEFAULTS"):
         monkeypatch.setattr(f"benchmarks.full_batch.baselines.{name}", one)
     monkeypatch.setattr("benchmarks.full_batch.baselines.TUNING_FREE", ())
-    monkeypatch.setattr("benchmarks.full_batch.insensitivity.CONTENDERS", one)
+    monkeypatch.setattr("benchmarks.full_batch.insensitivity.COMPARED", one)
     # Users have no strict promotion; for all threads, as some scripts work in several.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     # Nearly all of the time of a quick run is that of XLA.
