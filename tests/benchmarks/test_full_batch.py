@@ -1,4 +1,4 @@
-"""What the comparisons on the full batch rest on: counts, costs, problems."""
+"""The basis of the comparisons on the full batch: counts, costs, problems."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 def counting(problem):
-    """The same problem, and a list that grows by each loss that is computed."""
+    """The same problem, and a list to which each computed loss is appended."""
     seen = []
 
     def loss(params, data):
@@ -35,7 +35,7 @@ def counting(problem):
 
 @pytest.mark.parametrize("name", ["irprop+", "Adam", "L-BFGS"])
 def test_evaluations_are_counted_as_they_happen(x64, name):
-    """What a trace says is the number of calls that the loss received."""
+    """A trace counts the calls of the loss."""
     (optimizer,) = (o for o in optimizers.OPTIMIZERS if o.name == name)
     problem, seen = counting(functions.rosenbrock(4))
     # Optax's own optimizers promote dtypes where x64 is enabled.
@@ -58,7 +58,7 @@ def test_evaluations_are_counted_as_they_happen(x64, name):
 
 @pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS, ids=lambda o: o.name)
 def test_every_optimizer_descends(x64, optimizer):
-    """Traced only: those that differ in kind run above."""
+    """Traced only; one of each kind runs above."""
     problem = functions.rosenbrock(4)
     run = descend.descend(problem, optimizer, budget=5)
     with jax.numpy_dtype_promotion("standard"):
@@ -84,7 +84,7 @@ def test_runs_stop_at_the_target(x64):
 
 
 def test_solved_is_what_comes_near_the_lowest_loss(x64):
-    """Of two runs from a start, the better one says how low the others must come."""
+    """The better of two runs from a start defines the target for both."""
     problem = functions.quadratic(rotated=False, size=2)
     found = Comparison(problem, (), 4)
     losses = {0.1: [10.0, 5.0, 1.0, 0.0], 1.0: [10.0, 4.0, 2.0, 2.0]}
