@@ -6,7 +6,6 @@ from benchmarks.eigenbasis import report as eigenbasis
 from benchmarks.full_batch import report as full_batch
 from benchmarks.minibatch import report as minibatch
 from benchmarks.multistart import report as multistart
-from benchmarks.proben1 import report as proben1
 from benchmarks.speed import report as speed
 
 
@@ -21,7 +20,6 @@ def show() -> None:
         ("Mini-batches", minibatch.headline(), "minibatch"),
         ("One step, two CPU cores", speed.headline(), "speed"),
         ("One step, H100", speed.headline(speed.H100), "speed"),
-        ("Published tables", proben1.headline(), "proben1"),
     ]
     tables.show(
         "\n".join(
