@@ -1,1 +1,1 @@
-"""Benchmarks of optax_rprop, one question a folder; see README.md."""
+"""Benchmarks of optax_rprop, one folder per topic; see README.md."""

@@ -6,12 +6,11 @@ from benchmarks.eigenbasis import report as eigenbasis
 from benchmarks.full_batch import report as full_batch
 from benchmarks.minibatch import report as minibatch
 from benchmarks.multistart import report as multistart
-from benchmarks.proben1 import report as proben1
 from benchmarks.speed import report as speed
 
 
 def show() -> None:
-    """One line a question: the answer, and where its tables are."""
+    """One line per question: the answer, and a link to its tables."""
     lines = [
         ("Noise and rounding", cutest.headline(), "cutest"),
         ("Many starts at once", multistart.headline(), "multistart"),
@@ -21,7 +20,6 @@ def show() -> None:
         ("Mini-batches", minibatch.headline(), "minibatch"),
         ("One step, two CPU cores", speed.headline(), "speed"),
         ("One step, H100", speed.headline(speed.H100), "speed"),
-        ("Published tables", proben1.headline(), "proben1"),
     ]
     tables.show(
         "\n".join(

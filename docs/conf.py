@@ -1,8 +1,8 @@
 """The documentation site: ``python -m sphinx -W -n docs docs/_build``.
 
 Pages that exist elsewhere are not kept here. README.md is included by ``index.md``; all
-others are copied at every build, with the files around them, so that relative links
-between them work on the site, too. Git ignores the copies: edit the originals.
+others are copied at every build, with the files next to them, so that relative links
+between them also work on the site. Git ignores the copies: edit the originals.
 """
 
 import shutil
@@ -59,12 +59,12 @@ napoleon_attr_annotations = False
 napoleon_use_rtype = False
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 72
-# The site is built without a network, so other projects' types have no pages here.
+# The site is built offline, so types of other projects have no pages.
 nitpick_ignore_regex = [
     ("py:class", r"jax\..*|optax\..*|ArrayLike|DTypeLike|OptState"),
     ("py:class", r"InitialStepSizes|LeanMask"),
 ]
-# In signatures, aliases are shown by their names and not spelt out; longest first.
+# Aliases that signatures show by name instead of spelling them out; longest first.
 _ALIASES = {
     stringify_annotation(alias, "smart"): name
     for alias, name in (
@@ -80,14 +80,14 @@ _ALIASES = {
 
 
 def name_aliases(app, what, name, obj, options, signature, returns):
-    """Write ``ArrayLike``, not the eight types that it stands for."""
+    """Write ``ArrayLike`` instead of its eight types."""
     for long, short in _ALIASES.items():
         signature = signature and signature.replace(long, short)
     return signature, returns
 
 
 def name_role(name, rawtext, text, lineno, inliner, options=None, content=None):
-    """What docstrings put in single backticks: a link if public, otherwise code."""
+    """Text in single backticks: a link if it is a public name, otherwise code."""
     literal = nodes.literal(rawtext, text)
     target = text.removeprefix("optax_rprop.")
     if target not in optax_rprop.__all__:
@@ -108,7 +108,7 @@ default_role = "name"
 
 
 def move_links(app, docname, content):
-    """Two pages are not where they are in the repository.
+    """Fix the links of pages that the site puts elsewhere.
 
     README.md is the index. And GitHub Pages does not publish a folder ``.github``.
     """
@@ -123,7 +123,7 @@ def move_links(app, docname, content):
 def visit_math(self, node):
     """Math as MathML, which browsers render by themselves."""
     math = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
-    # Browsers would stretch braces written as \{ beyond what they enclose.
+    # Browsers would stretch braces written as \{ too far.
     for brace in "{}":
         math = math.replace(f"<mo>{brace}", f'<mo stretchy="false">{brace}')
     self.body.append(math)

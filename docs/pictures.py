@@ -1,4 +1,4 @@
-"""Draws the four variants on one parabola, by the package itself.
+"""Draws the four variants on one parabola, computed by the package.
 
 ``python docs/pictures.py FOLDER`` writes ``rprop-.svg`` and so on. Colours are of
 medium brightness and the background is transparent, so that they are legible on the
@@ -38,7 +38,7 @@ STYLE = {
 
 
 class Path1D(typing.NamedTuple):
-    """What happened in each update; all but `points` have one entry an update."""
+    """The course of a run; all fields but `points` have one entry per update."""
 
     points: np.ndarray
     signs: np.ndarray
@@ -68,7 +68,7 @@ def descend(variant: optax_rprop.Variant) -> Path1D:
 
 
 def picture(variant: optax_rprop.Variant, file: Path) -> None:
-    """The points above, the signs between, the step sizes below."""
+    """The points at the top, the signs below them, the step sizes at the bottom."""
     path = descend(variant)
     agreement = path.signs * path.remembered
     colours = [{1: SAME, -1: CHANGED, 0: NEUTRAL}[int(a)] for a in agreement]

@@ -142,7 +142,7 @@ def plot(records: list[Record], best_epoch: int, variant: str, path: Path) -> No
     history: Record = jax.tree.map(lambda *values: np.array(values), *records)
     epochs = np.arange(1, len(records) + 1)
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="tight")
-    (loss, accuracy), (steps, forgotten) = axes
+    (loss, accuracy), (steps, neutral) = axes
 
     loss.semilogy(epochs, history.train_loss, label="training")
     loss.semilogy(epochs, history.validation_loss, label="validation")
@@ -158,9 +158,9 @@ def plot(records: list[Record], best_epoch: int, variant: str, path: Path) -> No
     )
     steps.semilogy(epochs, history.steps.median_step_size, label="median")
     steps.set_ylabel("step size")
-    forgotten.plot(epochs, history.steps.fraction_forgotten, label="remembered sign 0")
-    forgotten.set_ylabel("fraction of parameters")
-    forgotten.set_ylim(0, 1)
+    neutral.plot(epochs, history.steps.fraction_forgotten, label="remembered sign 0")
+    neutral.set_ylabel("fraction of parameters")
+    neutral.set_ylim(0, 1)
     for axis in axes.flat:
         axis.axvline(best_epoch, color="0.4", linestyle=":", label="best epoch")
         axis.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""What Rprop does: its path in a badly scaled valley, and two step sizes over time.
+"""How Rprop works: its path in a badly scaled valley, and two step sizes over time.
 
 Gradient descent has one rate for both coordinates, limited by the steeper one. Rprop
 gives each coordinate its own step size and uses only the signs of the gradient.

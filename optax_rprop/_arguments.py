@@ -1,4 +1,4 @@
-"""The arguments of `init` and `update`, read and checked for people."""
+"""Reads and checks the arguments of `init` and `update`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,15 +28,15 @@ def spread_leaves(prefix: Any, tree: Any) -> list[Any]:
 
 
 def _dtype_of(leaf: Any) -> Any:
-    """The dtype of an array, abstract ones too, or of a number; else None."""
-    # What merely has a dtype, or names one as some strings do, is no array.
+    """The dtype of an array, abstract or not, or of a number; else None."""
+    # An object that only has a dtype, or a string that names one, is not an array.
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return leaf.dtype
     return jnp.result_type(leaf) if isinstance(leaf, int | float | complex) else None
 
 
 def shape_of(leaf: Any) -> tuple[int, ...]:
-    """The shape of an array, abstract ones too, or of a number."""
+    """The shape of an array, abstract or not, or of a number."""
     return getattr(leaf, "shape", ())
 
 
@@ -53,7 +53,7 @@ def _check_real_floating(name: str, leaf: Any, remedy: str) -> None:
     if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
         remedy = (
             "Complex numbers have no sign: wrap the optimizer in"
-            " optax.contrib.split_real_and_imaginary, whose update takes no `value`"
+            " optax.contrib.split_real_and_imaginary, whose update accepts no `value`"
             " (optax.with_extra_args_support drops it), or, for 'irprop+', train"
             " real and imaginary parts as two arrays."
         )
@@ -62,16 +62,16 @@ def _check_real_floating(name: str, leaf: Any, remedy: str) -> None:
 
 
 _NOT_TRAINED = (
-    "Leave out what is not trained, in Equinox by eqx.filter(model,"
+    "Leave out leaves that are not trained, in Equinox with eqx.filter(model,"
     " eqx.is_inexact_array), or use optax.partition with optax.set_to_zero."
 )
 
 
 def real_leaves(params: Any) -> list[Any]:
-    """The leaves of the parameters, abstract ones too.
+    """The leaves of the parameters, abstract or not.
 
     Raises:
-      TypeError: One is complex, integer, boolean or no array.
+      TypeError: A leaf is complex, integer, boolean or not an array.
     """
     named = named_leaves("params", params)
     for name, leaf in named:
@@ -83,8 +83,8 @@ def check_state(state: Any, state_type: Any, state_layout: str, rule: Rule) -> N
     """Refuse a state of another optimizer.
 
     Raises:
-      TypeError: The state is of another type.
-      ValueError: It is of another variant.
+      TypeError: The state has another type.
+      ValueError: The state belongs to another variant.
     """
     if not isinstance(state, state_type):
         raise TypeError(
@@ -105,14 +105,13 @@ def check_state(state: Any, state_type: Any, state_layout: str, rule: Rule) -> N
 def matching_leaves(
     updates: Any, memory: Sequence[Any], argument: str = "updates"
 ) -> list[jax.Array]:
-    """The leaves of the gradient as arrays; they must fit each tree of the state.
+    """The leaves of the gradient as arrays; they must match each tree of the state.
 
-    So must parameters, where an update needs them.
+    Also used for parameters, where an update needs them.
 
     Raises:
-      TypeError: A leaf is complex, integer, boolean or no array.
-      ValueError: The gradient has another structure than the memory, or a leaf
-        another shape.
+      TypeError: A leaf is complex, integer, boolean or not an array.
+      ValueError: The structure, or the shape of a leaf, differs from the state's.
     """
     actual = jax.tree.structure(updates)
     for tree in memory:
@@ -155,6 +154,6 @@ def scalar_loss(value: Any) -> jax.Array:
     if value.shape != ():
         raise ValueError(
             f"value must be a scalar loss, got shape {value.shape}. Reduce it, for"
-            " instance by jnp.mean."
+            " instance with jnp.mean."
         )
     return value

@@ -56,8 +56,8 @@ def get_rprop_state(opt_state: optax.OptState) -> RpropState:
     """Find the state of Rprop in an optimizer's state, and convert it to ``"split"``.
 
     The result is the exact state as ``state_layout="split"`` stores it, whatever the
-    layout was: a run can continue from it in that layout, bit for bit where the layout
-    was ``"split"`` or ``"packed"``. Works inside ``jax.jit`` and for every wrapper
+    layout was: a run can continue from it in that layout, bit for bit if the layout was
+    ``"split"`` or ``"packed"``. Works inside ``jax.jit`` and for every wrapper
     whose state is a pytree: chains, ``optax.inject_hyperparams``, ``optax.MultiSteps``,
     Flax NNX and so on.
 
@@ -66,7 +66,7 @@ def get_rprop_state(opt_state: optax.OptState) -> RpropState:
 
     Returns:
       The state with step sizes and remembered signs in separate trees. Its arrays are
-      those of `opt_state` where that is of layout ``"split"``.
+      those of `opt_state` if the layout is ``"split"``.
 
     Raises:
       ValueError: There is no state of Rprop in it, or there are several.
@@ -118,8 +118,8 @@ def _summarize(
     def fraction(test: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return jnp.mean(gather(list(map(test, step_sizes))))
 
-    # A bound is compared as it is stored: 1e-6 in float32 is not 1e-6 in float64. No
-    # step size is nearer to it than the last one within, but for rounding.
+    # A bound is compared as it is stored: 1e-6 in float32 is not 1e-6 in float64. In a
+    # byte, the outermost level counts as at its bound, which may lie beyond it.
     reach = max(1.0, 0.9999 * spacing)
     fraction_at_min = fraction_at_max = None
     if min_step_size is not None:
@@ -153,11 +153,11 @@ def diagnostics(
 
     How to read them:
 
-    - The median falls steadily, and with it the largest: the run is converging. Once
+    - The median and the largest fall steadily: the run is converging. Once
       most coordinates are at the lower bound, there is no further progress.
     - Many coordinates at the upper bound: either the bound limits progress, or the loss
       has no finite minimum and the parameters diverge.
-    - Some at the lower bound and some at the upper, for long: the bounds do not fit the
+    - Some stay at the lower bound and some at the upper: the bounds do not fit the
       units of the parameters. Use ``min_step_size=1e-12, max_step_size=1e12``.
     - ``fraction_forgotten`` is the fraction of coordinates that just changed sign, or
       whose gradient is 0. Near a minimum it is about one third. If it is that high from
@@ -168,8 +168,8 @@ def diagnostics(
     Args:
       opt_state: As for `get_rprop_state`.
       min_step_size: The lower bound that the optimizer was given. The state does not
-        hold it: without it, the fraction at it is None.
-      max_step_size: The upper bound, likewise.
+        contain it; without it, `fraction_at_min` is None.
+      max_step_size: The same for the upper bound and `fraction_at_max`.
 
     Returns:
       The summary over all coordinates.

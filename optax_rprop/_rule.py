@@ -1,11 +1,11 @@
 """The four Rprop rules, elementwise: signs in, decisions out.
 
 All four adapt one step size per coordinate by the signs of successive partial
-derivatives, and agree as long as a sign stays. They differ only in the step in
-which it changes: `VARIANTS` holds the differences, one row each.
+derivatives, and agree as long as a sign stays the same. They differ only in the step
+in which it changes: `VARIANTS` has one row per variant.
 
-A rule sees no step size. It decides by signs alone, and a layout carries the
-decision out on what it stores.
+A rule never sees a step size. It decides by signs alone, and a layout applies the
+decision to the numbers that it stores.
 """
 
 from typing import Literal, NamedTuple
@@ -65,17 +65,17 @@ _VARIANT_OF: dict[type, Variant] = {type(r.mark): name for name, r in VARIANTS.i
 
 
 def variant_of(mark: Mark) -> Variant:
-    """The variant whose states bear a mark."""
+    """The variant whose states have this mark."""
     return _VARIANT_OF[type(mark)]
 
 
-# A code holds what a coordinate remembers and what its last update was, so that the
-# update can be undone. With the step size d:
+# A code tells which sign a coordinate remembers and which update it made last, so that
+# the update can be undone. With the step size d:
 #
 # -  1 or -1: this sign is remembered, and the last update was -code * d.
 # -  2 or -2: no sign is remembered. The last update undid the one before and was
-#    +sign(code) * d. That d proved too long. It shrinks in the next step and not
-#    before, since the undoing may itself have to be undone.
+#    +sign(code) * d. That d was too long. It shrinks in the next step and not
+#    before, because this update may itself have to be undone.
 # -  0: no sign is remembered, and there was no update.
 #
 # Only this file and the encodings of the layouts know these numbers.
@@ -101,16 +101,16 @@ def last_update(codes: jax.Array, step_sizes: jax.Array) -> jax.Array:
 
 
 class LossTrend(NamedTuple):
-    """How the loss has changed in the last step; dtype bool.
+    """How the loss changed in the last step; dtype bool.
 
     Attributes:
-      rose: The loss is greater than the last finite one, or has left the domain.
-      left_domain: The loss is NaN or +inf after a finite one, so that no gradient
+      rose: The loss is greater than the last finite one, or has become non-finite.
+      became_non_finite: The loss is NaN or +inf after a finite one, so that no gradient
         can be trusted.
     """
 
     rose: jax.Array | bool
-    left_domain: jax.Array | bool
+    became_non_finite: jax.Array | bool
 
 
 class Decision(NamedTuple):
@@ -141,7 +141,7 @@ def compare_loss(
     Args:
       value: The loss at the current parameters, shape ().
       prev_value: The last finite loss, same shape and dtype; the largest number of
-        the dtype stands for none.
+        the dtype means that there is none yet.
 
     Returns:
       The trend, and the last finite loss from now on.
@@ -150,10 +150,10 @@ def compare_loss(
     # constant would trip `jax_debug_infs`.
     bounds = jnp.finfo(value.dtype)
     outside = ~(value <= bounds.max)
-    left_domain = outside & (prev_value < bounds.max)
-    rose = jnp.where(outside, left_domain, value > prev_value)
+    became_non_finite = outside & (prev_value < bounds.max)
+    rose = jnp.where(outside, became_non_finite, value > prev_value)
     finite = ~outside & (value >= bounds.min)
-    trend = LossTrend(rose=rose, left_domain=left_domain)
+    trend = LossTrend(rose=rose, became_non_finite=became_non_finite)
     return trend, jnp.where(finite, value, prev_value)
 
 
@@ -186,8 +186,8 @@ def decide(
     """
     zeros = jnp.zeros_like(codes)
     new_codes = _signed(grads, jnp.ones_like(codes))
-    # Signs decide, never a product of gradients: where they are small it underflows
-    # to 0, and the step sizes silently stop adapting.
+    # Signs are compared, not multiplied gradients: a product of small gradients
+    # underflows to 0, and the step sizes silently stop adapting.
     agreement = _signed(grads, codes)
     grow, changed = agreement == 1, agreement == -1
     shrink, undone, undo = changed, None, None
@@ -200,7 +200,7 @@ def decide(
             undo = changed | unknown
         else:
             too_far = changed | (unknown & (jnp.abs(codes) == 1))
-            undo = (trend.rose & too_far) | trend.left_domain
+            undo = (trend.rose & too_far) | trend.became_non_finite
         shrink = changed | undone
         back = jax.lax.select(undone, -codes, codes + codes)
         new_codes = jax.lax.select(undo, back, new_codes)

@@ -1,4 +1,4 @@
-"""Where arrays lie: helpers for leaves that are sharded or belong to many models."""
+"""Helpers for leaves that are sharded or belong to many models."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ def gathered(leaf: jax.Array) -> jax.Array:
 
 
 def placed_like(leaf: jax.Array, other: jax.Array) -> jax.Array:
-    """The leaf, gathered before, laid out like another."""
+    """A gathered leaf with the sharding of another."""
     if gathered(other) is other:
         return leaf
     return jax.sharding.reshard(leaf, jax.typeof(other).sharding)
@@ -30,9 +30,9 @@ def placed_like(leaf: jax.Array, other: jax.Array) -> jax.Array:
 def zero_of(leaves: Iterable[Any]) -> jax.Array:
     """A 0 that varies over devices and models wherever one of the leaves does.
 
-    A constant does not. Inside ``jax.shard_map`` and ``jax.vmap``, a loop whose carry
-    starts with a constant and then depends on the leaves has another type at its end.
-    Added to such a constant, this 0 gives it the right type from the start.
+    A constant does not. Inside ``jax.shard_map`` and ``jax.vmap``, the carry of a loop
+    changes its type if it starts as a constant and then depends on the leaves. Adding
+    this 0 to the constant gives it the right type from the start.
     """
     zero = jnp.zeros(())
     for leaf in leaves:

@@ -1,4 +1,4 @@
-"""What several test modules share: settings, and ways to run an optimizer."""
+"""Shared by several test modules: settings, and ways to run an optimizer."""
 
 import functools
 import typing
@@ -16,8 +16,8 @@ VARIANTS = typing.get_args(optax_rprop.Variant)
 LAYOUTS = typing.get_args(optax_rprop.StateLayout)
 UNDOING = ("rprop+", "irprop+")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-# Bounds that a dozen steps reach, and not the defaults, so that a forgotten one
-# shows. All are powers of two, so that nothing is rounded.
+# Bounds that a dozen steps reach, different from the defaults, so that a missing one is
+# noticed. All are powers of two, so that nothing is rounded.
 SETTINGS = {
     "learning_rate": 0.25,
     "eta_minus": 0.25,
@@ -33,19 +33,19 @@ property_test = hypothesis.settings(
 
 
 def for_layout(options):
-    """Options with factors that the layout can hold, if they name none."""
+    """Options, by default with factors that the layout supports."""
     if options.get("state_layout") == "byte":
         return {"eta_plus": 2.0} | options
     return options
 
 
 def rprop(*args, **options):
-    """`optax_rprop.rprop` with factors that the layout can hold."""
+    """`optax_rprop.rprop` with factors that the layout supports."""
     return optax_rprop.rprop(*args, **for_layout(options))
 
 
 def injected(*args, hyperparam_dtype=None, **options):
-    """The same with hyper-parameters that are arrays, as far as the layout allows."""
+    """The same with arrays as hyper-parameters, as far as the layout allows."""
     byte = options.get("state_layout") == "byte"
     factory = optax.inject_hyperparams(
         optax_rprop.rprop,
@@ -55,8 +55,8 @@ def injected(*args, hyperparam_dtype=None, **options):
     return factory(*args, **for_layout(options))
 
 
-# Each layout and each variant but one. That all layouts hold all variants alike is
-# shown by `test_layouts.py`.
+# Each layout and each variant but one. `test_layouts.py` shows that all layouts support
+# all variants alike.
 REPRESENTATIVE = [
     {"variant": "irprop-", "state_layout": "split"},
     {"variant": "rprop+", "state_layout": "packed"},
@@ -70,7 +70,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 class Steps(NamedTuple):
-    """What happened in each step: the first axis of every array counts them."""
+    """The course of a run: the first axis of every array is that of the steps."""
 
     updates: jax.Array
     step_sizes: jax.Array
@@ -110,12 +110,12 @@ def descend(optimizer, loss, start, steps):
 
 
 def assert_identical(actual, expected):
-    """Two trees are equal bit for bit, but for the sign of 0."""
+    """Two trees are equal bit for bit, except for the sign of 0."""
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def program(optimizer, params):
-    """What `init` and `update` compute, in JAX's own language, with all constants."""
+    """The programs of `init` and `update` in JAX's language, with all constants."""
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(params, grads):

@@ -6,18 +6,18 @@ import re
 import jax
 import pytest
 
-# XLA gives its pools as many threads as there are devices, or as this says. With none
-# to spare, collectives of all devices have been seen to wait for ever, and to abort.
+# XLA's pools have as many threads as there are devices, or as this says. Without spare
+# threads, collectives of all devices sometimes waited forever and aborted.
 os.environ.setdefault("NPROC", "16")
-# Eight devices, so that tests of sharding need no process of their own.
+# Eight devices, so that tests of sharding need no separate process.
 jax.config.update("jax_num_cpu_devices", 8)
-# No silent promotion: the library must cast where it means to.
+# No silent promotion: the library must cast explicitly.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 ALL_SLOW = re.compile(r"^pytestmark = \[\s*pytest\.mark\.slow\b", re.MULTILINE)
 
 
 def pytest_configure(config):
-    """Keeps what XLA compiles, which is most of the time, for the next test or run."""
+    """Keeps XLA's results, which take most of the time, for the next test or run."""
     if hasattr(config, "cache"):  # Not with -p no:cacheprovider.
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -25,7 +25,7 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """By default, leaves modules out that are all slow: their imports take seconds."""
+    """By default, skips modules that are all slow: their imports take seconds."""
     by_default = config.getoption("markexpr") == "not slow and not once"
     if by_default and collection_path.suffix == ".py":
         return ALL_SLOW.search(collection_path.read_text()) and True
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def cpu_devices():
-    """Eight CPU devices stand in for any; single arrays lie on the first."""
+    """Eight simulated CPU devices; single arrays are on the first."""
     devices = jax.devices("cpu")
     assert len(devices) == 8
     with jax.default_device(devices[0]):
@@ -63,6 +63,6 @@ def x64(precision):
 
 @pytest.fixture
 def standard_promotion():
-    """As users run examples and benchmarks; Flax and diffrax rely on it."""
+    """The promotion that users have; Flax and diffrax rely on it."""
     with jax.numpy_dtype_promotion("standard"):
         yield

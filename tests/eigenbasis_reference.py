@@ -1,7 +1,7 @@
 """Rprop in an eigenbasis in NumPy, for one leaf: one big matrix for a long vector.
 
-It shares no code with the package and none of its structure: where the package turns
-a leaf axis by axis, and scales it apart, here the matrix that does both is written out.
+It shares neither code nor structure with the package, which rotates a leaf axis by axis
+and scales it separately; here one explicit matrix does both.
 """
 
 import functools
@@ -11,7 +11,7 @@ import reference
 
 
 class Eigenbasis:
-    """One leaf of a shape, of which some axes are rotated.
+    """One leaf, of which some axes are rotated.
 
     With `scaled`, for vectors, the basis is learned in units of the step sizes.
     """
@@ -31,7 +31,7 @@ class Eigenbasis:
         self.calls = 0
 
     def directions(self, bases, units):
-        """Columns: by how much a unit step of each coordinate changes a parameter."""
+        """Columns: the change of the parameters by unit steps of each coordinate."""
         factors = [
             bases.get(axis, np.eye(size)) for axis, size in enumerate(self.shape)
         ]
@@ -39,7 +39,7 @@ class Eigenbasis:
         return units.ravel()[:, None] * rotation
 
     def learn(self, grad, value):
-        """Whether the bases are to turn now."""
+        """Whether the bases are due for an update."""
         self.calls += 1
         if not np.all(np.isfinite(grad)) or not np.isfinite(value):
             return False
@@ -63,8 +63,8 @@ class Eigenbasis:
         exponents = np.round(np.log2(sizes))
         return np.exp2(exponents - exponents.max())
 
-    def turn(self, bases):
-        """Transfer step sizes and signs, in the order in which the rule is told."""
+    def change_basis(self, bases):
+        """Transfer step sizes and signs, in the order of the docstring."""
         units = self.new_units()
         if self.scaled:
             ratio = units / self.units

@@ -1,10 +1,9 @@
 """The four Rprop rules in plain Python, one coordinate at a time.
 
-Written from the papers' pseudo-code, one function a variant, in the order in
-which they print it. It shares no code, no structure and no encoding with the
-package: the textbook that the package is held against. In contrast to the
-package, it remembers the previous gradient and the previous update as they
-are, as the papers do.
+Written from the papers' pseudo-code, one function per variant, in the order of the
+papers. It shares no code, structure or encoding with the package, which the tests
+compare with it. In contrast to the package, it remembers the previous gradient and the
+previous update, as the papers do.
 """
 
 import math
@@ -13,8 +12,8 @@ import math
 class Coordinate:
     """One coordinate's memory between two steps.
 
-    `reduced_from` is the step size before an update that was undone reduced it;
-    None where the last update was none of these.
+    `reduced_from` is the step size before it was reduced by an undone update; None if
+    the last update was not undone.
     """
 
     def __init__(self, step_size):
@@ -29,11 +28,11 @@ def sign(number):
         return 1
     if number < 0:
         return -1
-    return 0  # Of 0 and of NaN.
+    return 0  # For 0 and NaN.
 
 
 def rprop_minus(c, grad, rose, h):
-    """Riedmiller 1994: a changed sign shortens the step, which is then made."""
+    """Riedmiller 1994: a changed sign reduces the step size of the update."""
     if sign(grad) == sign(c.prev_grad) != 0:
         c.step_size = min(c.step_size * h.eta_plus, h.max_step_size)
     elif sign(grad) == -sign(c.prev_grad) != 0:
@@ -56,7 +55,7 @@ def irprop_minus(c, grad, rose, h):
 
 
 def undo(c, h):
-    """Undo the last update, whatever it was; an update only costs length once."""
+    """Undo the last update; the step size is reduced only once per update."""
     if c.prev_update == 0:
         c.reduced_from = None
     elif c.reduced_from is None:
@@ -70,7 +69,7 @@ def undo(c, h):
 def rprop_plus(c, grad, rose, h):
     """Riedmiller and Braun 1993: a changed sign undoes the last update.
 
-    A NaN is a point where the function has no value: back to where it had one.
+    A NaN gradient means that the function has no value here: return to the last point.
     """
     if math.isnan(grad) or sign(grad) == -sign(c.prev_grad) != 0:
         return undo(c, h)
@@ -83,7 +82,7 @@ def rprop_plus(c, grad, rose, h):
 
 
 def irprop_plus(c, grad, rose, h):
-    """Igel and Huesken 2003: undoes it only if the loss rose."""
+    """Igel and Huesken 2003: a changed sign undoes it only if the loss rose."""
     changed = sign(grad) == -sign(c.prev_grad) != 0
     if rose and (changed or (math.isnan(grad) and c.prev_grad != 0)):
         return undo(c, h)
@@ -92,7 +91,7 @@ def irprop_plus(c, grad, rose, h):
 
 
 def skip(c):
-    """As if the step had not been made, but that an undone update is done with."""
+    """As without this step, except that an undone update is settled."""
     if c.reduced_from is not None:
         c.reduced_from, c.prev_update = None, 0.0
     return 0.0
@@ -149,7 +148,7 @@ class Rprop:
 
     @property
     def step_sizes(self):
-        """Those that the last updates were made with."""
+        """The step sizes of the last updates."""
         return [
             c.step_size if c.reduced_from is None else c.reduced_from
             for c in self.coordinates
@@ -161,7 +160,7 @@ class Rprop:
 
     @property
     def codes(self):
-        """The same signs, and twice the sign of an update that was just undone."""
+        """The remembered signs, or twice the sign of an update that was just undone."""
         return [
             sign(c.prev_grad)
             if c.reduced_from is None

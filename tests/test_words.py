@@ -1,4 +1,4 @@
-"""What README, CHANGELOG and the module say of the package is true of it."""
+"""Statements of README, CHANGELOG and the module about the package are true."""
 
 import itertools
 import re
@@ -16,25 +16,25 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_module_lists_the_public_names():
-    """All of them, and no other."""
+    """All of them, and no others."""
     listed = set(re.findall(r"`(\w+)`", optax_rprop.__doc__))
     assert listed == set(optax_rprop.__all__)
 
 
 def test_changelog_has_the_version():
-    """As the newest entry."""
+    """It is the newest entry."""
     newest = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[1]
     assert newest == optax_rprop.__version__
 
 
 def test_each_name_of_an_option_is_one_of_the_table():
-    """The types for users name what the tables hold."""
+    """The public types list the keys of the tables."""
     assert typing.get_args(optax_rprop.Variant) == tuple(VARIANTS)
     assert typing.get_args(optax_rprop.StateLayout) == tuple(LAYOUTS)
 
 
 def test_what_public_states_hold_is_public():
-    """To be registered for `jax.export`, and to be annotated."""
+    """So that it can be registered for `jax.export` and used in annotations."""
     for variant, state_layout in itertools.product(VARIANTS, LAYOUTS):
         optimizer = optax_rprop.scale_by_rprop(
             eta_plus=2.0, variant=variant, state_layout=state_layout

@@ -1,4 +1,4 @@
-"""What the tests of contract and devices feed to an optimizer."""
+"""Inputs for the tests of contract and devices."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import optax_rprop
 
 
 def gradient_stream(shape, seed, dtype=np.float32):
-    """Gradients, stacked by steps, whose signs stay, change and vanish."""
+    """Gradients, stacked by steps, with signs that repeat, change and are 0."""
     rng = np.random.default_rng(seed)
     signs = np.cumprod(np.where(rng.random(shape) < 0.7, 1, -1), axis=0)
     signs[rng.random(shape) < 0.1] = 0
@@ -22,7 +22,7 @@ def value_stream(steps, seed, dtype=np.float32):
 
 
 def feed(optimizer, params, grads, values):
-    """Update `params` once per gradient and loss; returns what came out.
+    """Update `params` once per gradient and loss.
 
     Returns:
       The parameters, the state of Rprop at the end, and the updates stacked.
@@ -41,7 +41,7 @@ def feed(optimizer, params, grads, values):
 
 
 def state_shardings(optimizer, params, other):
-    """Shardings for `init` under jit: as the parameters', and `other` for the rest."""
+    """Shardings for `init` under jit: those of the parameters, `other` for the rest."""
     return optax.tree.map_params(
         optimizer,
         lambda _, param: param.sharding,

@@ -1,4 +1,4 @@
-"""The command line that all benchmarks share."""
+"""The command line of all benchmarks."""
 
 import argparse
 from pathlib import Path
@@ -21,7 +21,7 @@ def parser(description: str | None, topic: str) -> argparse.ArgumentParser:
         "--output-dir",
         type=Path,
         default=Path("output") / topic,
-        help="folder for CSV files; parts that are there already are skipped",
+        help="folder for CSV files; parts that are already there are skipped",
     )
     return options
 
@@ -33,5 +33,5 @@ def add_data_dir(options: argparse.ArgumentParser, *, required: bool = False) ->
         type=Path,
         required=required,
         help="folder with the .dt files of Proben1"
-        + ("" if required else "; without it, they are left out"),
+        + ("" if required else "; without it, they are skipped"),
     )

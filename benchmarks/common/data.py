@@ -1,4 +1,4 @@
-"""Data sets: one split, one scale, one reader of Proben1's files."""
+"""Data sets: the split, the scaling and the reader of Proben1's files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ import numpy as np
 from sklearn import datasets
 
 Data = Mapping[str, Any]
-"""``inputs`` and ``targets``; integers for targets are class numbers."""
+"""``inputs`` and ``targets``; integer targets are class numbers."""
 
 PROBEN1_SOURCE = "https://github.com/jeffheaton/proben1"
 _PARTS = ("training_examples", "validation_examples", "test_examples")
 
 
 class Split(NamedTuple):
-    """Rows to fit, to stop early by, and to test on; None where there are none."""
+    """Rows for training, early stopping and testing; None if there are none."""
 
     train: Data
     validation: Any = None
@@ -25,7 +25,7 @@ class Split(NamedTuple):
 
 
 def split(data: Data, counts: Sequence[int], seed: int = 0) -> Split:
-    """Shuffle all rows, then use as many as `counts` says for each part."""
+    """Shuffle all rows, then put as many as `counts` says into each part."""
     order = np.random.default_rng(seed).permutation(len(data["inputs"]))
     ends = np.cumsum(counts)
     parts = np.split(order[: ends[-1]], ends[:-1])
@@ -33,7 +33,7 @@ def split(data: Data, counts: Sequence[int], seed: int = 0) -> Split:
 
 
 def hold_out(data: Data, train: int) -> Split:
-    """`train` rows to fit, the rest in halves."""
+    """`train` rows for training, half of the rest for each other part."""
     rows = len(data["inputs"])
     validation = (rows + train) // 2 - train
     return split(data, (train, validation, rows - train - validation))
@@ -44,14 +44,14 @@ def standardize(parts: Split, *names: str) -> Split:
     for name in names:
         rows = parts.train[name]
         mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-        # A column that does not vary is only centred.
+        # A constant column is only centred.
         deviation[deviation == 0] = 1
         parts = Split(*({**p, name: (p[name] - mean) / deviation} for p in parts))
     return parts
 
 
 def stack(splits: Sequence[Split]) -> Split:
-    """Several splits of one data set; the first axis counts them."""
+    """Several splits of one data set, along the first axis."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *splits)
 
 
@@ -65,20 +65,20 @@ def to_jax(parts: Split, dtype: str) -> Split:
 
 
 def digits(*shape: int) -> Data:
-    """The 1,797 digits of scikit-learn: pixels from 0 to 1 in this shape, classes."""
+    """The 1,797 digits of scikit-learn: pixels from 0 to 1 in this shape; classes."""
     bunch: Any = datasets.load_digits()
     images = (bunch.images / 16).astype(np.float32)
     return {"inputs": images.reshape(-1, *shape), "targets": bunch.target}
 
 
 def read_proben1(path: Path) -> Split:
-    """Read a file in Proben1's format, split as it says; all numbers are float64.
+    """Read a file in Proben1's format, with its own split, in float64.
 
     Args:
-      path: Seven lines ``key=number``, then one row an example: inputs, targets.
+      path: Seven lines ``key=number``, then one row per example: inputs, targets.
 
     Raises:
-      ValueError: The file is not in this format.
+      ValueError: The file does not have this format.
     """
     lines = path.read_text().splitlines()
     try:
@@ -103,7 +103,7 @@ def read_proben1(path: Path) -> Split:
 
 
 def with_classes(parts: Split) -> Split:
-    """Targets of one 1 and else 0 become class numbers; others stay as they are."""
+    """One-hot targets become class numbers; others are unchanged."""
     targets = np.concatenate([part["targets"] for part in parts])
     if not (np.sort(targets) == np.eye(targets.shape[1])[-1]).all():
         return parts
@@ -111,10 +111,10 @@ def with_classes(parts: Split) -> Split:
 
 
 def find_proben1(data_dir: Path | None, names: Sequence[str]) -> dict[str, Path]:
-    """The files of data sets of Proben1; none, after a word to the reader, without one.
+    """The files of data sets of Proben1; none, with a notice, if there is no folder.
 
     Raises:
-      SystemExit: There is a folder, but files are not in it; says which.
+      SystemExit: The folder lacks files, which the message names.
     """
     if data_dir is None:
         print(
@@ -127,6 +127,6 @@ def find_proben1(data_dir: Path | None, names: Sequence[str]) -> dict[str, Path]
     if missing:
         raise SystemExit(
             f"--data-dir {data_dir} lacks {', '.join(missing)} of Proben1:"
-            f" {PROBEN1_SOURCE} has them, a folder a problem."
+            f" {PROBEN1_SOURCE} has them, one folder per problem."
         )
     return paths

@@ -15,7 +15,7 @@ Activation = Callable[[Any], Any]
 def dense(
     key: jax.Array, *shape: int, gain: float = 1.0, dtype: str = "float32"
 ) -> dict[str, jax.Array]:
-    """Normal weights with variance gain / inputs; the last axis counts the units."""
+    """Normal weights with variance gain / inputs; the last axis is for the units."""
     inputs = functools.reduce(int.__mul__, shape[:-1])
     deviation = jnp.asarray(gain / inputs, dtype) ** 0.5
     return {
@@ -36,7 +36,7 @@ def init(
 
 
 def zeros(sizes: Sequence[int], *, shortcuts: bool = False) -> Params:
-    """Parameters of 0; with shortcuts, all layers before it feed a layer."""
+    """Parameters of 0; with shortcuts, all earlier layers are inputs of a layer."""
     return [
         {
             "weights": jnp.zeros((sum(sizes[:n]) if shortcuts else sizes[n - 1], size)),
@@ -56,7 +56,7 @@ def forward(
 ) -> Any:
     """The outputs of the last layer, which is linear.
 
-    With shortcuts, all layers before it feed a layer, and not the last one alone.
+    With shortcuts, every layer gets all earlier layers as inputs, not only the last.
     """
     for layer in params[:-1]:
         outputs = hidden(affine(layer, inputs))
@@ -72,7 +72,7 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def error_rate(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Percentage of rows whose largest output is not that of their class."""
+    """Percentage of rows that are classified wrongly."""
     wrong = outputs.argmax(axis=-1).astype(targets.dtype) != targets
     return 100 * jnp.mean(wrong, dtype=outputs.dtype)
 
@@ -83,5 +83,5 @@ def mean_square(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def percent_of_variance(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Mean square error in percent of the variance of targets whose variance is 1."""
+    """Mean square error in percent of the targets' variance, which must be 1."""
     return 100 * mean_square(outputs, targets)

@@ -1,7 +1,7 @@
 """The optimizers that are compared on the full batch, and the layouts of the state.
 
-Nothing but the learning rate, or the initial step size, is tuned for any of them:
-everything else stays at the defaults of its library, except for SGD's momentum of 0.9,
+Only the learning rate or the initial step size is tuned. Everything else has the
+default of its library, except for SGD's momentum of 0.9,
 which has no default, and Lion's weight decay, which is 0 as for the others.
 """
 
@@ -15,9 +15,9 @@ from optax import contrib
 import optax_rprop
 
 RATES = np.logspace(-6, 1, 15).tolist()
-"""The settings of all of them: seven decades in steps of the root of ten."""
+"""The settings of all of them: seven decades in steps of the square root of ten."""
 
-# Always this one object: as a key, a NaN is found by identity alone.
+# Always this object: as a key, a NaN is only found by identity.
 NO_SETTING = np.nan
 
 # A byte needs factors that are powers of one base.
@@ -34,15 +34,15 @@ class Optimizer(NamedTuple):
 
     name: str
     build: Callable[[Any], optax.GradientTransformation]
-    """Of a setting: a learning rate or initial step size."""
+    """Makes it from a setting, a learning rate or initial step size."""
     default: float = NO_SETTING
-    """The setting at which its library would have it."""
+    """The default setting of its library."""
     tuned: bool = True
     """Whether there is a setting to tune."""
     line_search: bool = False
 
     def settings(self, grid: Sequence[float]) -> Sequence[float]:
-        """Those to try of a grid."""
+        """The settings of a grid to try."""
         return grid if self.tuned else [NO_SETTING]
 
 

@@ -1,4 +1,4 @@
-"""One style for all pictures, and one colour for each optimizer."""
+"""The style of all pictures, and one colour per optimizer."""
 
 import io
 from pathlib import Path
@@ -63,12 +63,12 @@ def style(optimizer: str) -> dict[str, Any]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty picture; in inches."""
+    """An empty picture; sizes are in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def legend(picture: Figure, axes: Any, columns: int) -> None:
-    """One legend below all panels, of whatever any of them shows."""
+    """One legend below all panels, with the lines of all of them."""
     handles: dict[str, Any] = {}
     for panel in np.ravel(axes):
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):

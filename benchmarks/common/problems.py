@@ -24,15 +24,17 @@ class Problem:
     name: str
     description: str
     dtype: str  # Of the parameters.
-    init: Callable[[jax.Array], Params]  # Of a random key, that of the run's number.
+    init: Callable[
+        [jax.Array], Params
+    ]  # From a random key, which depends on the run's number.
     loss: Loss
     data: Split = NO_DATA
-    error: Loss | None = None  # On held-out data, in units of `error_name`.
+    error: Loss | None = None  # On the test set, in units of `error_name`.
     error_name: str = ""
 
     @functools.cached_property
     def starts(self) -> Callable[[jax.Array], Params]:
-        """`init` for a vector of runs: the first axis of what it returns."""
+        """`init` for a vector of runs, along the first axis of each array."""
         return jax.jit(
             lambda runs: jax.vmap(lambda run: self.init(jax.random.key(run)))(runs)
         )
@@ -54,9 +56,9 @@ def supervised(
 ) -> Problem:
     """A model for classes (cross-entropy) or numbers (mean square).
 
-    It makes logits or predictions of parameters and inputs; integers for targets are
-    class numbers. Errors of numbers are plain mean squares or, with `of_variance`, in
-    percent of the variance of the targets, which must be 1.
+    It computes logits or predictions from parameters and inputs; integer targets are
+    class numbers. Errors of numbers are mean squares or, with `of_variance`, in percent
+    of the variance of the targets, which must be 1.
     """
     compare = measure = networks.mean_square
     error_name = "mean square"
@@ -82,7 +84,7 @@ def is_classes(data: Split) -> bool:
 
 
 def outputs(data: Split) -> int:
-    """How many outputs a model of these targets has."""
+    """The number of outputs of a model for these targets."""
     targets = data.train["targets"]
     return int(targets.max()) + 1 if is_classes(data) else targets.shape[-1]
 

@@ -1,4 +1,4 @@
-"""Results: tidy CSV files that grow part by part, and where they come from."""
+"""Results: tidy CSV files that grow part by part, and their provenance."""
 
 import datetime
 import importlib.metadata
@@ -30,15 +30,15 @@ Frame = Any
 class Study:
     """The results of one study, in files of one folder.
 
-    A part, such as one problem, is written when it is done, and is not run again
-    while its rows are there. Rows go into ``NAME.csv`` or ``NAME_TABLE.csv``;
+    A part, such as one problem, is written when it is done, and is not run again as
+    long as its rows are there. Rows go into ``NAME.csv`` or ``NAME_TABLE.csv``;
     ``environment.json`` says where, when and for how long the study ran.
 
     Args:
-      folder: Where the files are; made if missing.
-      name: Of the study.
-      key: The columns of ``NAME.csv`` that tell parts apart.
-      script: The script that ran it; by default of that name.
+      folder: Where the files are; created if missing.
+      name: The name of the study.
+      key: The columns of ``NAME.csv`` that identify a part.
+      script: The script that ran it; by default, the one with that name.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Study:
             self._done = set(parts.itertuples(index=False, name=None))
 
     def has(self, *part: object) -> bool:
-        """Whether a part is done; its values in the order of the key."""
+        """Whether the part with these values of the key is done."""
         return tuple(map(str, part)) in self._done
 
     def add(self, rows: Iterable[Mapping[str, Any]] | Frame, table: str = "") -> None:
-        """Append rows; those of ``NAME.csv`` come last, because they mark it as done.
+        """Append rows; those of ``NAME.csv`` must be last: they mark the part as done.
 
         Raises:
           ValueError: The file has other columns.
@@ -71,7 +71,7 @@ class Study:
             columns = list(pd.read_csv(path, nrows=0).columns)
             if sorted(columns) != sorted(frame.columns):
                 raise ValueError(
-                    f"{path} has the columns {columns}, and not"
+                    f"{path} has the columns {columns}, not"
                     f" {list(frame.columns)}; move it away and run again."
                 )
             frame = frame[columns]
@@ -85,7 +85,7 @@ class Study:
         self._describe()
 
     def _describe(self) -> None:
-        """Write the environment of this run behind those of earlier ones."""
+        """Append the environment of this run to those of earlier ones."""
         path = self._folder / ENVIRONMENT
         scripts = json.loads(path.read_text()) if path.exists() else {}
         now = environment()
@@ -99,7 +99,7 @@ def read(folder: Path, name: str) -> Frame:
     """The rows of ``NAME.csv``.
 
     Raises:
-      SystemExit: There are none; says what to do.
+      SystemExit: There are none.
     """
     path = folder / f"{name}.csv"
     if not path.exists():
@@ -117,7 +117,7 @@ _ID = f"{datetime.datetime.now():%Y-%m-%dT%H:%M:%S}"
 
 
 def environment() -> dict[str, Any]:
-    """The machine, the versions and the command that numbers depend on."""
+    """The machine, the versions and the command that the numbers depend on."""
     return {
         "id": _ID,
         "processor": _processor(),
@@ -130,7 +130,7 @@ def environment() -> dict[str, Any]:
 
 
 def _portable(option: str) -> str:
-    """An option without the folders of this machine."""
+    """An option without the paths of this machine."""
     return Path(option).name if Path(option).is_absolute() else option
 
 
@@ -154,7 +154,7 @@ def _version(package: str) -> str:
 
 
 def context(folder: Path, *scripts: str) -> str:
-    """For the reader: when, where, with which versions and how long scripts ran."""
+    """When, where, with which versions and how long scripts ran, in sentences."""
     kept = json.loads((folder / ENVIRONMENT).read_text())
     return "\n".join(
         f"- `{script}`, {_sentence(run)}" for script in scripts for run in kept[script]

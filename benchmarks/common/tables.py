@@ -17,13 +17,13 @@ Picture = Callable[[Path], Figure]
 
 
 def markdown(frame: Frame) -> str:
-    """A table: the index to the left, all else to the right."""
+    """A table: the index aligned to the left, all other columns to the right."""
     align = ["left"] + ["right"] * frame.shape[1]
     return str(frame.to_markdown(disable_numparse=True, colalign=align))
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Significant digits, and the thousands apart; empty where there is no number."""
+    """Significant digits with thousands separators; empty if there is no number."""
     if pd.isna(value):
         return ""
     if abs(value) >= 10**digits and np.isfinite(value):
@@ -39,7 +39,7 @@ def median_and_quartiles(values: Frame, digits: int = 3) -> str:
 
 
 def bold_lowest(cells: Frame, numbers: Frame) -> Frame:
-    """The lowest of each row in bold type, if any is finite."""
+    """The lowest number of each row in bold type, if any is finite."""
     lowest = numbers.min(axis=1)
     best = numbers.eq(lowest, axis=0) & np.isfinite(numbers)
     return cells.where(~best, "**" + cells + "**")
@@ -53,13 +53,14 @@ def performance_profile(
     See Dolan and Moré (2002, https://doi.org/10.1007/s101070100263).
 
     Args:
-      costs: A row an optimizer, a column a start; infinite where not solved, NaN where
-        it did not run. A start that nobody solves counts, as solved by nobody.
-      ratios: The multiples; by default, how often cheapest, within twice the cheapest,
-        and solved.
+      costs: One row per optimizer, one column per start; infinite where not solved, NaN
+        where it did not run. Starts that no optimizer solves count as unsolved.
+      ratios: The multiples; by default, cheapest, within twice the cheapest, and
+        solved.
 
     Returns:
-      A row an optimizer, a column a ratio; of the starts from which it ran.
+      One row per optimizer, one column per ratio, in percent of the starts from which
+      it ran.
     """
     ran = costs.notna().sum(axis=1)
     counts = {
@@ -70,7 +71,7 @@ def performance_profile(
 
 
 def slashed(percentages: Frame) -> Frame:
-    """The percentages of each row in one cell; empty where there are none."""
+    """The percentages of each row in one cell; empty if there are none."""
     cells = percentages.apply(lambda row: " / ".join(f"{x:.0f}" for x in row), axis=1)
     return cells.where(percentages.notna().all(axis=1), "")
 
@@ -78,7 +79,8 @@ def slashed(percentages: Frame) -> Frame:
 def median_costs(costs: Frame, text: Callable[[float], str] = number) -> Frame:
     """Medians in columns by optimizer, or how many starts are solved if not all are.
 
-    Of a row a problem and optimizer, a column a start; the lowest median is bold.
+    Costs have one row per problem and optimizer, one column per start. The lowest
+    median is bold.
     """
     solved, starts = (costs < np.inf).sum(axis=1), costs.notna().sum(axis=1)
     medians = costs.median(axis=1).where(solved == starts, np.inf)
@@ -91,22 +93,22 @@ def median_costs(costs: Frame, text: Callable[[float], str] = number) -> Frame:
 
 
 def pivot(frame: Frame, rows: str, columns: str, values: str) -> Frame:
-    """One value a row and column; both stay in the order in which they first come."""
+    """One value per row and column, both in the order of their first appearance."""
     wide = frame.pivot(index=rows, columns=columns, values=values)
     wide = wide.loc[frame[rows].unique(), frame[columns].unique()]
     return wide.rename_axis(columns=None)
 
 
 def show(text: str) -> None:
-    """Print a table or paragraph, for cog, with the blank lines that it needs."""
+    """Print a table or paragraph for cog, with the blank lines that Markdown needs."""
     print(f"\n{text}\n")
 
 
 def refresh(readmes: Iterable[Path], *, check: bool = False) -> None:
-    """Rewrite all tables of README files, or only check that they are current.
+    """Rewrite the tables of README files, or only check that they are current.
 
     Raises:
-      cogapp.cogapp.CogCheckFailed: With `check`, a table is not what the results say.
+      cogapp.cogapp.CogCheckFailed: With `check`, a table does not match the results.
     """
     advice = "--check-fail-msg=run python -m benchmarks.TOPIC.report"
     mode = ["--check", "--diff", advice] if check else ["-r"]
@@ -121,7 +123,7 @@ def report(
 ) -> None:
     """Draw the pictures and write the tables.
 
-    Those of the results that are kept go into the README files, others to the screen.
+    Tables of the recorded results go into the README files, others to the screen.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(

@@ -11,13 +11,13 @@ import jax
 import tqdm
 
 Runner = Callable[[int], object]
-"""Runs a number of steps and returns when the last one is done."""
+"""Runs a number of steps and returns when the last one has finished."""
 
 
 def repeated(
     step: Callable[[], Any], wait: Callable[[Any], Any] = jax.block_until_ready
 ) -> Runner:
-    """Steps one after the other, and waits for what the last one returns."""
+    """Steps one after the other; waits for the result of the last."""
 
     def run(steps: int) -> None:
         last = None
@@ -37,12 +37,12 @@ def interleave(
     seconds: float = 0.05,
     most_steps: int = 1000,
 ) -> Iterator[dict[str, Any]]:
-    """Measure the time of every runner, once a round.
+    """Measure the time of every runner, once per round.
 
-    In each round all of them run, in a new random order, so that a machine that
-    slows down for a while does so for all alike, and ratios within a round hold. A
-    measurement takes some seconds, but `most_steps` at most; where that is 1, nothing
-    runs between the measurements to refill the caches.
+    In each round all of them run, in a new random order, so that a temporary slowdown
+    of the machine affects all alike and ratios within a round are reliable. A
+    measurement takes some seconds, but at most `most_steps`; if that is 1, nothing runs
+    between the measurements to refill the caches.
 
     Yields:
       Rows with the optimizer, the round (``run``) and the seconds per step.
@@ -63,7 +63,7 @@ def interleave(
             shuffle(names)
             for name in names:
                 if most_steps > 1:
-                    runners[name](1)  # Refills the caches that another one used.
+                    runners[name](1)  # Refills the caches that another runner used.
                 time_per_step = _seconds(runners[name], steps[name])
                 yield {"optimizer": name, "run": number, "seconds": time_per_step}
                 progress.update()

@@ -1,1 +1,1 @@
-"""Is it as good on the test set of the field, and what is left of that under noise?"""
+"""Is Rprop as good on a standard test set, and under noise?"""

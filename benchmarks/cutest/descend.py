@@ -21,7 +21,7 @@ WIDE = {"min_step_size": 1e-12, "max_step_size": 1e12}
 
 
 def irprop_plus(**options: Any) -> optax.GradientTransformation:
-    """The variant that is rotated."""
+    """The variant that runs in the eigenbasis."""
     return optax_rprop.rprop(variant="irprop+", **options)
 
 
@@ -43,7 +43,7 @@ TRANSFORMATIONS = {
 def scan(
     observe: Observe, start: jax.Array, view: Numbers, which: jax.Array
 ) -> tuple[Any, Any]:
-    """One of the transformations, compiled as one; one evaluation a step."""
+    """One of the transformations, compiled together; one evaluation per step."""
     found = list(map(optax.with_extra_args_support, TRANSFORMATIONS.values()))
 
     def step(carry: Any, i: jax.Array) -> tuple[Any, jax.Array]:
@@ -66,7 +66,7 @@ def scan(
 
 
 def as_loss(observe: Observe, step: Any, view: Numbers) -> Callable[..., jax.Array]:
-    """A function whose value and gradient are those that are seen."""
+    """A function whose value and gradient are the observed ones."""
 
     def loss(point: jax.Array) -> jax.Array:
         here = jax.lax.stop_gradient(point)
@@ -83,7 +83,7 @@ def lbfgs(observe: Observe, start: jax.Array, view: Numbers) -> tuple[Any, Any]:
     def step(carry: Any) -> Any:
         params, state, spent, i, (evaluations, points) = carry
         loss = as_loss(observe, i, view)
-        # The line search hands on what it saw at its last point.
+        # The line search passes on the loss and gradient of its last point.
         known = jnp.isfinite(optax.tree.get(state, "value"))
         value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
         spent += jnp.where(known, 0, 1).astype(spent.dtype)
@@ -104,7 +104,7 @@ def lbfgs(observe: Observe, start: jax.Array, view: Numbers) -> tuple[Any, Any]:
 
 
 def bfgs(observe: Observe, start: jax.Array, view: Numbers) -> tuple[Any, Any]:
-    """optimistix.BFGS: one evaluation a step, accepted or not; it never stops."""
+    """optimistix.BFGS: one evaluation per step, accepted or not; it never stops."""
     solver = optimistix.BFGS(rtol=0.0, atol=0.0)
 
     def loss(point: jax.Array, step: Any) -> tuple[jax.Array, None]:
@@ -129,7 +129,7 @@ class Spent(Exception):  # noqa: N818
 def with_scipy(
     method: str, observe: Observe, start: Any, view: Numbers
 ) -> tuple[Any, Any]:
-    """SciPy's; started again wherever it stops, until the budget is spent."""
+    """SciPy's methods, restarted wherever they stop until the budget is spent."""
     stops = {"gtol": 0, "maxiter": 10**9}
     if method == "L-BFGS-B":
         stops |= {"ftol": 0, "maxfun": 10**9}
@@ -163,7 +163,7 @@ OPTIMIZERS = (*TRANSFORMATIONS, *OTHERS)
 
 
 class Runs:
-    """Runs on one problem; everything is compiled once for all views of a dtype."""
+    """Runs on one problem; all views of a dtype share one compilation."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -173,7 +173,7 @@ class Runs:
         self._exact = jax.jit(jax.vmap(problem.loss))
 
     def descent(self, name: str) -> Callable[..., tuple[Any, Any]]:
-        """Of start and view: numbers of evaluations and the points then known."""
+        """From start and view: numbers of evaluations, and the points after them."""
         if name in TRANSFORMATIONS:
             which = list(TRANSFORMATIONS).index(name)
             return lambda start, view: self._scan(start, view, which)
@@ -182,13 +182,13 @@ class Runs:
         return jax.jit(functools.partial(OTHERS[name], self._observe))
 
     def lowest(self, descend: Callable[..., Any], view: View) -> np.ndarray:
-        """The lowest exact loss at any point so far, after each evaluation."""
+        """The lowest exact loss so far, after each evaluation."""
         exact = numbers(view, self.problem.start.size)
         start = self.problem.start
         noise = np.random.default_rng([2, view.seed]).normal(size=start.size)
         start = start + view.displaced * np.maximum(np.abs(start), 1) * noise
         start = (start / exact.units).astype(view.dtype)
-        # Where float64 is off, as by default, constants of the problem are rounded too.
+        # Without x64, the default, constants of the problem are rounded as well.
         with jax.enable_x64(view.dtype == "float64"):
             evaluations, points = descend(start, jax.device_put(exact))
         evaluations, points = np.asarray(evaluations), np.asarray(points)

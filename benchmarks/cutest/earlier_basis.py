@@ -1,7 +1,7 @@
 """The eigenbasis of version 0.3.2, for comparison: not in units of the step sizes.
 
-Full matrix, one vector. `anchored`: directions about which nothing is known stay where
-they are, as today, and rounding does not choose them.
+For the full matrix of one vector. `anchored`: directions about which nothing is known
+stay as they are, as today; rounding does not choose them.
 """
 
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ import optax
 import optax_rprop
 
 BOUNDS: dict[str, Any] = {"min_step_size": 1e-12, "max_step_size": 1e12}
-ANCHOR = 1e-12  # Of the largest moment.
+ANCHOR = 1e-12  # Relative to the largest moment.
 DECAY, INTERVAL = 0.9, 5
 
 
 class State(NamedTuple):
-    """Of one vector; gradients in no basis."""
+    """The state for one vector; gradients are not rotated."""
 
     inner: Any
     prev_grads: jax.Array
@@ -41,7 +41,7 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
             calls=jnp.zeros((), jnp.int32),
         )
 
-    def turned(state: State) -> State:
+    def with_new_basis(state: State) -> State:
         step_sizes, codes = state.inner.step_sizes, state.inner.prev_grad_signs
         matrix, old = state.moments, state.basis
         if anchored:
@@ -69,7 +69,7 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
     ) -> tuple[Any, State]:
         grads = updates
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grads))
-        # Before the first finite gradient, the one remembered is 0.
+        # Before the first finite gradient, the remembered one is 0.
         compared = finite & jnp.any(state.prev_grads != 0)
         learns = compared & jnp.any(grads != state.prev_grads)
         change = jnp.where(learns, grads / 2 - state.prev_grads / 2, 0)
@@ -84,15 +84,17 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
 
         def due(state: State) -> State:
             kept = jax.tree.map(
-                lambda new, old: jnp.where(learns, new, old), turned(state), state
+                lambda new, old: jnp.where(learns, new, old),
+                with_new_basis(state),
+                state,
             )
             return kept._replace(calls=state.calls)
 
         state = jax.lax.cond(
             state.calls % INTERVAL == 1, due, lambda state: state, state
         )
-        moves, inner = rprop.update(state.basis.T @ grads, state.inner, value=value)
-        return -state.basis @ jnp.asarray(moves), state._replace(
+        rotated, inner = rprop.update(state.basis.T @ grads, state.inner, value=value)
+        return -state.basis @ jnp.asarray(rotated), state._replace(
             inner=inner,
             prev_grads=jnp.where(finite, grads, state.prev_grads),
             calls=state.calls + 1,

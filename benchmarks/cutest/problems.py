@@ -1,4 +1,4 @@
-"""Which problems: a random order of what CUTEst has without constraints."""
+"""The unconstrained problems of CUTEst in a random order."""
 
 import dataclasses
 import functools
@@ -22,19 +22,19 @@ class Problem(NamedTuple):
     name: str
     start: np.ndarray
     loss: Callable[[jax.Array], jax.Array]
-    # What optimizers see instead, where the loss itself can only be approximated.
+    # The loss that optimizers see if the exact one can only be approximated.
     approximation: Callable[[jax.Array], jax.Array] | None = None
 
 
 def candidates() -> dict[str, Callable[[], Problem]]:
-    """By name, in alphabetical order; systems of equations without a twin included."""
-    # It makes all of its problems, which takes most of a minute.
+    """By name, in alphabetical order, with systems of equations that have no twin."""
+    # The import creates all problems, which takes most of a minute.
     sif2jax = importlib.import_module("sif2jax")
     found = {p.name: p for p in sif2jax.unconstrained_minimisation_problems}
     for system in sif2jax.nonlinear_equations_problems:
         stem = system.name.removesuffix("NE")
         twins = {stem, stem + "LS", system.name + "LS"} - {system.name}
-        # Not all that have no bounds say so.
+        # Some problems without bounds do not say so.
         if getattr(system, "bounds", None) is None and not twins & found.keys():
             found[system.name] = system
     sizes = itertools.cycle(SIZES)
@@ -52,7 +52,7 @@ def candidates() -> dict[str, Callable[[], Problem]]:
 
 
 def of_vector(problem: Any, **size: int) -> Problem:
-    """The loss as a function of one vector; of a system, the sum of squares."""
+    """The loss as a function of one vector; for a system, the sum of squares."""
     if size:
         problem = dataclasses.replace(problem, **size)
     leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, problem.y0))
@@ -72,7 +72,7 @@ def of_vector(problem: Any, **size: int) -> Problem:
 
 
 def drawn() -> Iterator[Problem]:
-    """All candidates in a fixed random order, but for those that cannot start."""
+    """All candidates in a fixed random order, except those that cannot start."""
     found = candidates()
     names = np.array(list(found))
     for name in np.random.default_rng(0).permutation(names):
@@ -80,7 +80,7 @@ def drawn() -> Iterator[Problem]:
             problem = found[name]()
             values = jax.jit(jax.value_and_grad(problem.loss))(problem.start)
         except (TypeError, ValueError, IndexError):
-            continue  # It has no such size.
+            continue  # This size does not exist.
         finite = all(np.isfinite(leaf).all() for leaf in values)
         if finite and 1 <= problem.start.size <= LARGEST:
             yield problem

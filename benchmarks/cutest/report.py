@@ -1,4 +1,4 @@
-"""Tables and pictures: solved over noise, and how far from the cheapest."""
+"""Tables and pictures: problems solved over noise, and performance profiles."""
 
 import functools
 from pathlib import Path
@@ -45,7 +45,7 @@ DRAWN = ("eigenbasis", "irprop+", "optax.lbfgs", "SciPy BFGS", "SciPy L-BFGS-B",
 
 @functools.cache
 def load(folder: Path) -> Frame:
-    """All rows, those of the solver's tolerance too."""
+    """All rows, including those of the solver's tolerance."""
     rows = [results.read(folder, "runs")]
     if results.exists(folder, "solver"):
         solver = results.read(folder, "solver")
@@ -55,24 +55,24 @@ def load(folder: Path) -> Frame:
 
 
 def costs(folder: Path, view: str, tolerance: float = TOLERANCE) -> Frame:
-    """Evaluations: a row an optimizer, a column a problem and seed."""
+    """Evaluations: one row per optimizer, one column per problem and seed."""
     rows = load(folder).query("view == @view and tolerance == @tolerance")
     wide = rows.set_index(["problem", "seed"])[list(OPTIMIZERS)].T
     return wide.replace(0, np.inf).dropna(how="all")
 
 
 def solved(folder: Path, view: str, tolerance: float = TOLERANCE) -> Frame:
-    """The percentage solved, by optimizer, of the runs that were made."""
+    """The percentage of runs that solved the problem, by optimizer."""
     return performance_profile(costs(folder, view, tolerance))[np.inf]
 
 
 def count(folder: Path, view: str) -> int:
-    """The number of problems that were seen this way."""
+    """The number of problems with this view."""
     return load(folder).query("view == @view")["problem"].nunique()
 
 
 def headline(folder: Path = RESULTS) -> str:
-    """What it solves exactly, and under noise."""
+    """The percentages solved exactly, in float32 and under noise."""
     exact, rounded, noisy = (
         solved(folder, view) for view in ("exact", "float32", "noise 0.001")
     )
@@ -83,8 +83,8 @@ def headline(folder: Path = RESULTS) -> str:
 
     baselines = [name for name in DRAWN[2:] if name in exact]
     return (
-        f"Of {count(folder, 'exact')} problems of CUTEst, solved to a tolerance of 1e-5"
-        " exactly / in float32 / with noise of 1e-3 in loss and gradient, in percent:"
+        f"Percentage of {count(folder, 'exact')} CUTEst problems solved to a tolerance"
+        " of 1e-5 exactly / in float32 / with noise of 1e-3 in loss and gradient:"
         f" `irprop+` in its eigenbasis {all_three('eigenbasis')}; plain `irprop+`"
         f" {all_three('irprop+')}; "
         + "; ".join(f"{name} {all_three(name)}" for name in baselines)
@@ -93,7 +93,7 @@ def headline(folder: Path = RESULTS) -> str:
 
 
 def profile(folder: Path = RESULTS) -> str:
-    """Exact: within multiples of the cheapest, and solved to other tolerances."""
+    """Solved within multiples of the cheapest, and to other tolerances, exactly."""
     table = performance_profile(costs(folder, "exact"), RATIOS).map("{:.0f}".format)
     table.columns = [*(f"within {ratio} times" for ratio in RATIOS[:-1]), "solved"]
     for tolerance in (1e-1, 1e-3, 1e-7):
@@ -116,7 +116,7 @@ def by_view(folder: Path = RESULTS) -> str:
 
 
 def decision(folder: Path = RESULTS) -> str:
-    """Today's basis against the earlier one, as the rule asks."""
+    """Today's basis compared with the earlier one by the rule."""
     sentences = []
     for title, view in VIEWS.items():
         changes = []
@@ -129,13 +129,13 @@ def decision(folder: Path = RESULTS) -> str:
         points = " / ".join(f"{change:+.1f}" for change in changes)
         sentences.append(f"{title} {points}, x{ratio:.2f}")
     return (
-        "Points solved more to 1e-3 / 1e-5 than by the basis of 0.3.2, and the median"
-        f" ratio of evaluations: {'; '.join(sentences)}."
+        "Percentage points gained over the basis of 0.3.2 at 1e-3 / 1e-5, and the"
+        f" median ratio of evaluations: {'; '.join(sentences)}."
     )
 
 
 def noise(folder: Path = RESULTS) -> Figure:
-    """The percentage solved over the level of noise, to two tolerances."""
+    """The percentage solved to two tolerances over the noise level."""
     picture = plots.figure(7, 3)
     axes = picture.subplots(1, 2, sharey=True)
     for panel, tolerance in zip(axes, (1e-3, TOLERANCE), strict=True):

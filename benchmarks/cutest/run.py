@@ -1,7 +1,8 @@
-"""Optimizers on problems of CUTEst, seen exactly, rounded, with noise, in other units.
+"""Optimizers on CUTEst problems: exact, rounded, with noise, or in other units.
 
-The lowest loss after each evaluation goes into files that are not kept, a problem and
-optimizer each. From all that are there, the evaluations to each tolerance are counted.
+The lowest loss after each evaluation is written to one file per problem and optimizer,
+which is not kept in the repository. The evaluations to each tolerance are counted from
+all files that exist.
 """
 
 import itertools
@@ -28,14 +29,14 @@ Traces = dict[str, dict[str, Any]]
 
 
 def key(view: View) -> str:
-    """Of a view's trace in its file."""
+    """The key of a view's trace in its file."""
     return f"{view.name}|{view.seed}"
 
 
 def counted(traces: Traces) -> Iterator[dict[str, Any]]:
-    """Rows of one problem: evaluations to each tolerance, and 0 where not solved.
+    """Rows of one problem: evaluations to each tolerance, 0 where not solved.
 
-    The lowest loss is that of all optimizers, however they saw the problem.
+    The lowest loss is that of all optimizers in all views.
     """
     lowest = min(trace[-1] for run in traces.values() for trace in run.values())
     if lowest < UNBOUNDED:
@@ -55,7 +56,7 @@ def counted(traces: Traces) -> Iterator[dict[str, Any]]:
 
 
 def load(folder: Path, problem: str) -> Traces:
-    """The traces of a problem that are there."""
+    """The existing traces of a problem."""
     return {
         path.stem.split("+", 1)[1]: dict(np.load(path))
         for path in sorted(folder.glob(f"{problem}+*.npz"))
@@ -68,7 +69,7 @@ def measure(
     wanted: Iterable[View],
     known: Traces | None = None,
 ) -> Traces:
-    """The traces that are wanted and not known, added to those that are."""
+    """Add the missing traces to the known ones."""
     runs = descend.Runs(problem)
     scales = problem.start.size <= views.LARGEST_SCALED
     traces = dict(known or {})
@@ -83,16 +84,19 @@ def measure(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is not there yet, then count all that is."""
+    """Run the missing views, then count the evaluations of all."""
     parser = cli.parser(__doc__, "cutest")
     parser.add_argument(
-        "--problems", type=int, default=200, help="how many of the order"
+        "--problems",
+        type=int,
+        default=200,
+        help="number of problems, in the random order",
     )
     parser.add_argument(
         "--optimizers", nargs="+", default=list(descend.OPTIMIZERS), help="which"
     )
     parser.add_argument(
-        "--views", nargs="+", default=list(views.VIEWS), help="which groups of views"
+        "--views", nargs="+", default=list(views.VIEWS), help="groups of views to run"
     )
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)

@@ -1,7 +1,7 @@
-"""A real case: the noise is the tolerance to which a differential equation is solved.
+"""A real case: the noise is due to the tolerance of a differential equation solver.
 
-Optimizers see loss and gradient as computed through an adaptive solver at a tolerance;
-the loss at a tolerance of 1e-10 counts.
+Optimizers see loss and gradient as computed by an adaptive solver at some tolerance;
+they are judged by the loss at a tolerance of 1e-10.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ def prey_and_predators(rates: Any, tolerance: float) -> Any:
 
 
 def problem(tolerance: float) -> Problem:
-    """Four rates from sixty noisy counts of both."""
+    """Fit four rates to sixty noisy counts of both species."""
     counts = np.asarray(prey_and_predators(jnp.asarray(RATES), EXACT))
     counts = counts * (1 + 0.05 * np.random.default_rng(0).normal(size=counts.shape))
 
@@ -66,7 +66,7 @@ def problem(tolerance: float) -> Problem:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run every tolerance that is not there yet."""
+    """Run every missing tolerance."""
     parser = cli.parser(__doc__, "cutest")
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)

@@ -1,4 +1,4 @@
-"""What does an optimizer see of a problem: rounded, noisy, or in other units?"""
+"""How optimizers see a problem: rounded, noisy, or in other units."""
 
 import itertools
 from collections.abc import Callable
@@ -17,17 +17,17 @@ class View(NamedTuple):
     name: str
     seed: int = 0
     dtype: str = "float64"
-    loss_noise: float = 0.0  # New at every evaluation.
-    gradient_noise: float = 0.0  # Likewise; of the largest component.
-    roughness: float = 0.0  # The same at the same point, in both.
+    loss_noise: float = 0.0  # Independent at every evaluation.
+    gradient_noise: float = 0.0  # The same, relative to the largest component.
+    roughness: float = 0.0  # In both; equal at equal points.
     scaled: bool = False
-    displaced: float = 0.0  # From another start, by this much of it, or of 1.
+    displaced: float = 0.0  # Of the start, relative to it, or to 1 if it is smaller.
 
 
 class Numbers(NamedTuple):
     """A view as arrays, so that one compiled function serves them all."""
 
-    normal: Any  # A row for each evaluation, drawn before: quicker to compile.
+    normal: Any  # One row per evaluation, drawn in advance: this compiles faster.
     loss_noise: Any
     gradient_noise: Any
     roughness: Any
@@ -51,7 +51,7 @@ VIEWS = {
         *(View("gradient 0.001", seed, gradient_noise=1e-3) for seed in (0, 1)),
     ],
 }
-"""By group; a group is run as one."""
+"""By group; the views of a group run together."""
 
 Observe = Callable[[jax.Array, Any, Numbers], tuple[jax.Array, jax.Array]]
 
@@ -79,9 +79,9 @@ def wave(point: jax.Array, phases: jax.Array) -> jax.Array:
 
 
 def observed(problem: Problem) -> Observe:
-    """Loss and gradient as seen, of the point in its units, the step and the view.
+    """The observed loss and gradient, from the point in its units, step and view.
 
-    Noise is new in each step, and at each point that a line search visits in it.
+    Noise is independent at each step, and at each point of a line search.
     """
     loss = problem.approximation or problem.loss
 
@@ -94,7 +94,7 @@ def observed(problem: Problem) -> Observe:
         normal = view.normal[(jnp.uint32(step) + mixed) % ROWS]
         rough = view.roughness * wave(x, jnp.arange(x.size + 1.0))
         noise = view.gradient_noise * normal[1:] + rough[1:]
-        # Infinity times 0 would spread.
+        # Infinity times 0 is NaN, which would spread.
         noise = jnp.where(noise == 0, 0, jnp.max(jnp.abs(grads)) * noise)
         return value * (1 + view.loss_noise * normal[0] + rough[0]), grads + noise
 

@@ -1,6 +1,6 @@
-"""Which decay and which interval suit `in_eigenbasis`?
+"""Which decay and which interval are best for `in_eigenbasis`?
 
-One change at a time, on problems it was developed on.
+One change at a time, on development problems.
 """
 
 import functools
@@ -17,7 +17,7 @@ from benchmarks.common.problems import digits
 from benchmarks.common.results import Study, exists
 from benchmarks.eigenbasis.run import in_eigenbasis
 from benchmarks.full_batch import functions, models
-from benchmarks.full_batch.bout import Bout
+from benchmarks.full_batch.comparison import Comparison
 
 CHANGES: dict[str, dict[str, Any]] = {
     "as shipped": {},
@@ -40,15 +40,17 @@ def rows(*, quick: bool) -> Iterator[dict[str, Any]]:
     changes = dict(list(CHANGES.items())[:: 7 if quick else 1])
     for kind, problem in problems:
         build = functools.partial(in_eigenbasis, full_matrix=kind == "full matrix")
-        entrants = [
+        compared = [
             Optimizer(name, functools.partial(build, **options))
             for name, options in changes.items()
         ]
-        bout = Bout(problem, entrants, 30 if quick else 300)
+        comparison = Comparison(problem, compared, 30 if quick else 300)
         for name, start in itertools.product(changes, starts):
-            bout.run(name, *start)
+            comparison.run(name, *start)
         for name in changes:
-            costs = np.array([bout.cost(name, *start, 1e-4)[0] for start in starts])
+            costs = np.array(
+                [comparison.cost(name, *start, 1e-4)[0] for start in starts]
+            )
             reached = costs[np.isfinite(costs)]
             yield {
                 "kind": kind,
@@ -60,7 +62,7 @@ def rows(*, quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run all changes, unless that has been done."""
+    """Run all changes, unless the results exist."""
     options = cli.parser(__doc__, "eigenbasis").parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
     if not exists(options.output_dir, "ablation"):

@@ -26,17 +26,17 @@ ORDER = (EIGENBASIS, "irprop+", "L-BFGS", "Adam", "Muon")
 KINDS = ("full matrix", "Kronecker")
 GROUPS = ("development", "unseen")
 TUNING_RUN = 0
-# Of the libraries; 0 for those without a setting.
+# Defaults of the libraries; 0 for optimizers without a setting.
 DEFAULTS = dict.fromkeys((EIGENBASIS, *KINDS, "irprop+"), 0.01)
 DEFAULTS |= {"L-BFGS": 0, "Adam": 0.001}
 
 
 @functools.lru_cache
 def load(folder: Path) -> Frame:
-    """A row a group, problem, optimizer and setting; all costs of all runs.
+    """Costs of all runs: one row per group, problem, optimizer and setting.
 
-    Costs are infinite where a run did not get to the tolerance. The eigenbasis is the
-    full matrix where that was run, and else Kronecker's.
+    Costs are infinite where a run did not reach the tolerance. The eigenbasis is the
+    full matrix where that was run, and Kronecker's otherwise.
     """
     rows = results.read(folder, "runs").fillna({"setting": 0})
     rows["evaluations"] = rows[f"to_{TOLERANCE}"]
@@ -54,25 +54,25 @@ def load(folder: Path) -> Frame:
 
 
 def tuned(runs: Frame) -> Frame:
-    """The rows with the fewest evaluations from the tuning start on each problem."""
+    """The rows with the fewest evaluations from the tuning start of each problem."""
     costs = runs["evaluations", TUNING_RUN]
     return runs.loc[costs.groupby(["group", "problem", "optimizer"]).idxmin()]
 
 
 def untuned(runs: Frame) -> Frame:
-    """The rows with the default settings, of optimizers that have one."""
+    """The rows with the default setting, of optimizers that have one."""
     wanted = runs.index.get_level_values("optimizer").map(DEFAULTS)
     return runs[runs.index.get_level_values("setting") == wanted]
 
 
 def measured(rows: Frame, group: str, cost: str = "evaluations") -> Frame:
-    """A row a problem of a group and an optimizer, a column a start but the first."""
+    """One row per problem of a group and optimizer; all starts but the first."""
     costs = rows.loc[group, cost].drop(columns=TUNING_RUN)
     return costs.droplevel("setting")
 
 
 def fractions(rows: Frame, group: str, cost: str = "evaluations") -> Frame:
-    """Percent of the starts from which it ran: cheapest, within twice that, solved."""
+    """Percent of the starts: cheapest, within twice the cheapest, solved."""
     wide = measured(rows, group, cost).unstack("problem")
     return performance_profile(wide.loc[[name for name in ORDER if name in wide.index]])
 
@@ -128,7 +128,7 @@ def evaluations(folder: Path = RESULTS) -> str:
 
 
 def ablation(folder: Path = RESULTS) -> str:
-    """A row a change, a column a problem; in brackets how many runs arrived."""
+    """One row per change, one column per problem; in brackets how many runs arrived."""
     rows = results.read(folder, "ablation")
     reached = rows["solved"].str.split(" of ", expand=True)
     cells = rows["evaluations"].map(number)

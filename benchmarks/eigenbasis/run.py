@@ -19,23 +19,23 @@ from benchmarks.common.problems import Problem
 from benchmarks.common.results import Study
 from benchmarks.eigenbasis.unseen import nist, unseen
 from benchmarks.full_batch import baselines, functions
-from benchmarks.full_batch.bout import Bout
+from benchmarks.full_batch.comparison import Comparison
 
 RATES = (1e-3, 1e-2, 3.2e-2, 0.1, 0.32, 1.0)
 RUNS = range(4)
 TOLERANCES = ("0.01", "0.0001", "1e-06")
 LARGEST_FULL_MATRIX = 150
-# This problem is drawn, up to so many evaluations.
+# The problem in the picture, and its number of evaluations.
 VALLEY, VALLEY_EVALUATIONS = "quadratic, rotated", 300
 
 
 def irprop_plus(rate: Any) -> optax.GradientTransformation:
-    """The variant that represents plain Rprop, and that is rotated."""
+    """The variant that represents plain Rprop and runs in the eigenbasis."""
     return optax_rprop.rprop(rate, variant="irprop+")
 
 
 def in_eigenbasis(rate: Any, **options: Any) -> optax.GradientTransformation:
-    """The same, rotated."""
+    """The same variant in the eigenbasis."""
     return optax_rprop.in_eigenbasis(irprop_plus(rate), **options)
 
 
@@ -44,7 +44,7 @@ FULL_MATRIX = functools.partial(in_eigenbasis, full_matrix=True)
 
 
 def has_matrix(problem: Problem) -> bool:
-    """Whether there is something for Kronecker factors, and for Muon."""
+    """Whether there is a matrix, which Kronecker factors and Muon need."""
     return any(leaf.ndim > 1 for leaf in jax.tree.leaves(problem.start(0)))
 
 
@@ -54,7 +54,7 @@ def size(problem: Problem) -> int:
 
 
 def optimizers(problem: Problem) -> list[Optimizer]:
-    """Those that make sense: Muon for matrices, the full matrix for small problems."""
+    """The applicable ones: Muon for matrices, the full matrix for small problems."""
     found = [PLAIN, LBFGS, ADAM]
     if has_matrix(problem):
         found.append(Optimizer("Kronecker", in_eigenbasis))
@@ -64,34 +64,38 @@ def optimizers(problem: Problem) -> list[Optimizer]:
     return found
 
 
-def rows(bout: Bout) -> Iterator[dict[str, Any]]:
-    """One row a run; evaluations to each tolerance, missing where it is not solved."""
-    for (name, setting, run), made in bout.runs.items():
+def rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """One row per run: evaluations to each tolerance, missing where not solved."""
+    for (name, setting, run), made in comparison.runs.items():
         milliseconds = 1e3 * made.seconds / made.trace.evaluations[-1]
-        who = {"problem": bout.problem.name, "optimizer": name}
+        who = {"problem": comparison.problem.name, "optimizer": name}
         how = {"setting": setting, "run": run, "ms_per_evaluation": milliseconds}
         yield (
             who
             | how
             | {
-                f"to_{tolerance}": bout.cost(name, setting, run, float(tolerance))[0]
+                f"to_{tolerance}": comparison.cost(
+                    name, setting, run, float(tolerance)
+                )[0]
                 for tolerance in TOLERANCES
             }
         )
 
 
-def valley(bout: Bout) -> Iterator[dict[str, Any]]:
+def valley(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """The loss over evaluations, from the first start."""
     names = {name: name for name in (PLAIN.name, LBFGS.name)}
     for name, label in (names | {"full matrix": "irprop+ in_eigenbasis"}).items():
-        trace = bout.run(name, NO_SETTING if name == LBFGS.name else 0.01, 0).trace
+        trace = comparison.run(
+            name, NO_SETTING if name == LBFGS.name else 0.01, 0
+        ).trace
         for evaluations, loss in zip(trace.evaluations, trace.losses, strict=True):
             if evaluations <= VALLEY_EVALUATIONS:
                 yield {"optimizer": label, "evaluations": evaluations, "loss": loss}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run every problem that is not there yet."""
+    """Run every missing problem."""
     parser = cli.parser(__doc__, "eigenbasis")
     cli.add_data_dir(parser)
     options = parser.parse_args(arguments)
@@ -109,16 +113,16 @@ def main(arguments: list[str] | None = None) -> None:
     for group, problem, budget in tqdm.tqdm(tasks, unit="problem"):
         if study.has(problem.name):
             continue
-        entrants = optimizers(problem)
-        bout = Bout(problem, entrants, budget)
-        for optimizer in entrants:
+        compared = optimizers(problem)
+        comparison = Comparison(problem, compared, budget)
+        for optimizer in compared:
             for setting, run in itertools.product(optimizer.settings(grid), runs):
-                bout.run(optimizer.name, setting, run)
+                comparison.run(optimizer.name, setting, run)
         facts = {"problem": problem.name, "group": group, "size": size(problem)}
         study.add([facts], "problems")
         if problem.name == VALLEY:
-            study.add(valley(bout), "valley")
-        study.add(rows(bout))
+            study.add(valley(comparison), "valley")
+        study.add(rows(comparison))
 
 
 if __name__ == "__main__":

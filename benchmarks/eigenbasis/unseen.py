@@ -78,7 +78,7 @@ def physics_informed() -> Problem:
 
 
 def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
-    """One block of attention, full batch: each output is the sum of all before."""
+    """One attention block on the full batch: each output sums all inputs so far."""
     inputs = np.random.default_rng(0).integers(tokens, size=(128, length))
     targets = np.cumsum(inputs, axis=1) % 2
     mask = jnp.tril(jnp.ones((length, length), bool))
@@ -120,7 +120,7 @@ def transformer(width: int = 16, length: int = 8, tokens: int = 8) -> Problem:
 
 
 def unseen(data_dir: Path | None) -> list[tuple[Problem, int]]:
-    """The problems, each with the number of gradients that a run may take."""
+    """The problems, each with its budget of gradients."""
     found = [(nist(name), 1000) for name in _MODELS]
     found += [(physics_informed(), 300), (transformer(), 300)]
     paths = find_proben1(data_dir, ("cancer1", "card1", "diabetes1", "horse1"))

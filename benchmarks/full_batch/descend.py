@@ -13,19 +13,19 @@ from benchmarks.common.problems import Problem
 
 
 class Trace(NamedTuple):
-    """What a run saw before each of its steps; arrays have one entry a step."""
+    """The course of a run; arrays have one entry per step, from before it."""
 
-    evaluations: Any  # Of loss and gradient, up to here; 0 behind the last step.
+    evaluations: Any  # Of loss and gradient, so far; 0 after the last step.
     losses: Any
 
 
 def descend(
     problem: Problem, optimizer: Optimizer, budget: int
 ) -> Callable[..., Trace]:
-    """A function that minimizes: of setting, start, target loss and the data.
+    """A function of setting, start, target loss and data that minimizes.
 
     It stops at the target or when the budget of gradients is spent. With a line search,
-    the budget is checked between its steps, so that the last one may overdraw it.
+    the budget is checked between steps, so the last one may exceed it.
     """
 
     def run(setting: jax.Array, params: Any, target: jax.Array, data: Any) -> Trace:
@@ -35,7 +35,7 @@ def descend(
             return problem.loss(params, data.train)
 
         def evaluate(params: Any, state: Any) -> tuple[Any, Any, Any]:
-            """The loss, its gradient and the number of evaluations it took."""
+            """The loss, its gradient and the number of evaluations for them."""
             if not optimizer.line_search:
                 value, grads = jax.value_and_grad(loss)(params)
                 return value, grads, 1
@@ -65,7 +65,7 @@ def descend(
                 return optax.apply_updates(params, updates), state
 
             if optimizer.line_search:
-                # A search after the last step would cost time that nobody counts.
+                # A search after the last step would be timed, but not counted.
                 params, state = jax.lax.cond(
                     stopped, lambda *kept: kept, update, params, state
                 )
@@ -84,15 +84,15 @@ def descend(
 
 
 class Run(NamedTuple):
-    """A finished run: its trace, cut to the steps it made, and its duration."""
+    """A finished run: its trace, cut to the actual steps, and its duration."""
 
     trace: Trace
     seconds: float
 
     def until(self, target: float) -> tuple[float, float]:
-        """Evaluations and seconds until the loss is at the target; NaN if never.
+        """Evaluations and seconds until the loss reaches the target; NaN if never.
 
-        The time is shared out evenly over all evaluations of the run.
+        All evaluations of the run share its time equally.
         """
         reached = np.flatnonzero(self.trace.losses <= target)
         if reached.size == 0:

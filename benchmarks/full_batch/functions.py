@@ -1,4 +1,4 @@
-"""Functions to minimize that are no networks, in float64."""
+"""Functions to minimize other than networks, in float64."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def function(
     dtype: str = "float64",
     **data: Any,
 ) -> Problem:
-    """A problem whose loss takes the parameters, and the data by their names."""
+    """A problem whose loss is called with the parameters, and the data by name."""
     return Problem(
         name,
         description,
@@ -148,7 +148,7 @@ def gaussian_process(rows: int = 60) -> Problem:
 def peaks() -> Problem:
     """Three Gaussian peaks on a sloping line, all parameters in their units."""
     grid = np.linspace(0, 10, 200)
-    # The truth, and the guess to start from.
+    # The truth, and the initial guess.
     numbers = {
         "heights": ([900.0, 250.0, 500.0], [600.0, 400.0, 400.0]),
         "centers": ([2.5, 5.0, 6.5], [2.3, 4.6, 6.9]),

@@ -17,17 +17,17 @@ from benchmarks.common.data import find_proben1
 from benchmarks.common.optimizers import OPTIMIZERS, RATES, TUNING_FREE
 from benchmarks.common.problems import Problem, digits
 from benchmarks.common.results import Study
-from benchmarks.full_batch.bout import Bout
+from benchmarks.full_batch.comparison import Comparison
 from benchmarks.full_batch.functions import quadratic
 from benchmarks.full_batch.models import proben1
 
-CONTENDERS = (*OPTIMIZERS, *TUNING_FREE)
+COMPARED = (*OPTIMIZERS, *TUNING_FREE)
 DATA_SET = "building1"
 RUNS = 3
 
 
 class Task(NamedTuple):
-    """A problem, the training loss to reach, and the gradients that may take."""
+    """A problem, its target training loss, and its budget of gradients."""
 
     problem: Problem
     target: float
@@ -47,7 +47,7 @@ def tasks(options: argparse.Namespace) -> list[Task]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure every problem that is not there yet."""
+    """Measure every missing problem."""
     parser = cli.parser(__doc__, "full_batch")
     cli.add_data_dir(parser)
     options = parser.parse_args(arguments)
@@ -57,16 +57,18 @@ def main(arguments: list[str] | None = None) -> None:
     for problem, target, budget in tasks(options):
         if study.has(problem.name):
             continue
-        bout = Bout(problem, CONTENDERS, budget, target=target)
+        comparison = Comparison(problem, COMPARED, budget, target=target)
         rows = [
             {
                 "problem": problem.name,
                 "optimizer": optimizer.name,
                 "setting": setting,
                 "run": run,
-                "evaluations": bout.run(optimizer.name, setting, run).until(target)[0],
+                "evaluations": comparison.run(optimizer.name, setting, run).until(
+                    target
+                )[0],
             }
-            for optimizer in tqdm.tqdm(CONTENDERS, problem.name)
+            for optimizer in tqdm.tqdm(COMPARED, problem.name)
             for setting, run in itertools.product(optimizer.settings(grid), range(runs))
         ]
         facts = {"problem": problem.name, "description": problem.description}

@@ -1,7 +1,7 @@
-"""Networks and linear models, fitted to all their data.
+"""Networks and linear models, fitted on the full batch.
 
-Networks are in float32, as people train them; everything else is in float64, for
-which the scripts enable x64.
+Networks are in float32, as usual; everything else is in float64, for which the scripts
+enable x64.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def proben1(path: Path, hidden: int = 16) -> Problem:
 
 
 def encoder(inputs: int = 12, hidden: int = 2) -> Problem:
-    """A logistic network that reproduces which of its inputs is 1."""
+    """A logistic network that outputs which of its inputs is 1."""
     patterns = jnp.eye(inputs)
 
     def loss(params: Params, patterns: jax.Array) -> jax.Array:
@@ -88,7 +88,7 @@ def _linear(name: str, description: str, data: Split, *, ridge: float) -> Proble
     units = problems.outputs(data)
 
     def init(key: jax.Array) -> Params:
-        # About as far off as 0 is, seen from the standardized features.
+        # About as far off as 0 is for standardized features.
         drawn = 0.1 * jax.random.normal(key, (spread.size, units), "float64")
         return [{"weights": drawn / spread[:, None], "bias": jnp.zeros(units)}]
 

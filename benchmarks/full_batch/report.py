@@ -39,7 +39,7 @@ def median_gradients(folder: Path) -> Frame:
 
 
 def insensitivity(folder: Path = RESULTS) -> str:
-    """Gradients at the best setting, and in brackets how many settings arrive."""
+    """Gradients at the best setting; in brackets, how many settings arrive."""
     groups = median_gradients(folder).groupby(level=[0, 1], sort=False)
     arrived = groups.agg(lambda found: np.isfinite(found).sum()).astype(int)
     counts = arrived.astype(str) + " of " + groups.size().astype(str)
@@ -51,7 +51,7 @@ def insensitivity(folder: Path = RESULTS) -> str:
 
 
 def headline_insensitivity(folder: Path = RESULTS) -> str:
-    """How far off an initial step size may be, on the first problem."""
+    """How much the initial step size matters on the first problem."""
     medians = median_gradients(folder)
     problem = medians.index[0][0]
     found = medians[problem]["irprop-"]
@@ -65,7 +65,7 @@ def headline_insensitivity(folder: Path = RESULTS) -> str:
 
 
 def insensitivity_picture(folder: Path = RESULTS) -> Figure:
-    """Gradients to the target over the setting, a panel a problem.
+    """Gradients to the target over the setting, one panel per problem.
 
     Of the optimizers without a setting, only L-BFGS is drawn.
     """
@@ -128,9 +128,9 @@ def profiles(folder: Path = RESULTS) -> str:
 
 
 def costs(folder: Path = RESULTS) -> str:
-    """A row a problem: median evaluations with the setting tuned to it.
+    """Median evaluations with the setting tuned to each problem, one row per problem.
 
-    Or, in brackets, how many starts were solved if not all were; the best is bold.
+    If not all starts are solved, how many are, in brackets; the best is bold.
     """
     tables = []
     for tolerance in TOLERANCES:
@@ -152,7 +152,7 @@ def _solved(folder: Path, problem: str, name: str) -> str:
 
 
 def saturation(folder: Path = RESULTS) -> str:
-    """What the upper bound of the step sizes does where units saturate."""
+    """The effect of the upper bound of the step sizes on saturating units."""
     rows = results.read(folder, "baselines")
     (name,) = (p for p in rows["problem"].unique() if p.startswith("encoder"))
     return (
@@ -181,7 +181,7 @@ def headline_baselines(folder: Path = RESULTS) -> str:
 
 
 def baselines_picture(folder: Path = RESULTS) -> Figure:
-    """Performance profiles: a panel a way of tuning."""
+    """Performance profiles: one panel per way of tuning."""
     ratios = np.geomspace(1, 100, 200)
     picture = plots.figure(9, 3.6)
     axes = picture.subplots(1, len(TUNINGS), sharex=True, sharey=True)

@@ -1,4 +1,4 @@
-"""What is fitted from many starts at once: small problems, in float64."""
+"""Small problems to fit from many starts at once, in float64."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ NIST = Path(__file__).parents[1] / "eigenbasis" / "nist"
 
 
 class Problem(NamedTuple):
-    """A function of one vector, and where starts lie: normal around a center."""
+    """A function of one vector, with normally distributed starts around a center."""
 
     name: str
     loss: Callable[[jax.Array], jax.Array]
@@ -22,7 +22,7 @@ class Problem(NamedTuple):
     total: int = 256  # Of starts.
 
     def starts(self, most: int) -> np.ndarray:
-        """The starts, a row each, but no more than this."""
+        """The starts, one per row, at most this many."""
         count = min(self.total, most)
         noise = np.random.default_rng(0).normal(size=(count, np.size(self.center)))
         return np.asarray(self.center) + np.asarray(self.spread) * noise
@@ -47,7 +47,7 @@ def trajectory(
 def fitted(
     name: str, solve: Callable[[Any], jax.Array], truth: Any, center: Any, spread: Any
 ) -> Problem:
-    """Mean squares between a model and itself at the true parameters, with noise."""
+    """Mean square error of a model on its own noisy output at the true parameters."""
     observed = np.asarray(solve(jnp.asarray(truth)))
     noise = np.random.default_rng(0).normal(size=observed.shape)
     observed = observed * (1 + 0.05 * noise)

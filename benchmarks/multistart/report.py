@@ -1,4 +1,4 @@
-"""Tables of times until starts have arrived, and of what a step costs."""
+"""Tables of times until starts have arrived, and of the cost of a step."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def wide(folder: Path, what: str) -> Frame:
-    """Milliseconds, a row a problem, a column an optimizer; NaN where none arrived."""
+    """Milliseconds by problem and optimizer; NaN if none arrived."""
     rows = results.read(folder, "runs").query("what == @what")
     times = rows.pivot(index="problem", columns="optimizer", values="milliseconds")
     return times.loc[rows["problem"].unique()].rename_axis(columns=None)
 
 
 def headline(folder: Path = RESULTS) -> str:
-    """The time of baselines in that of the faster of the two Rprops."""
+    """The times of baselines, divided by that of the faster of the two Rprops."""
     half = wide(folder, "half")
     rprop = half[["irprop+", "eigenbasis"]].min(axis=1)
 
@@ -29,9 +29,9 @@ def headline(folder: Path = RESULTS) -> str:
         return f"{name} {', '.join(number(ratio, 2) for ratio in found)}"
 
     return (
-        f"On {len(half)} problems, half of the starts have arrived within 1e-4 after"
-        " this multiple of the time of `irprop+`, plain or in its eigenbasis, the"
-        f" faster of the two: {ratios('optax.lbfgs')}; {ratios('optimistix.BFGS')};"
+        "Time until half of the starts have arrived within 1e-4, divided by that of"
+        " `irprop+`, plain or in its eigenbasis, whichever is faster, on each of"
+        f" {len(half)} problems: {ratios('optax.lbfgs')}; {ratios('optimistix.BFGS')};"
         f" {ratios('Adam')} (inf: they do not arrive)."
     )
 

@@ -1,7 +1,7 @@
 """Many starts at once, under `vmap`: time until half of them have arrived.
 
-All steps run once, to see after how many half and three quarters of the starts are
-within the tolerance. Then as many steps are timed, all optimizers by turns.
+A first run finds after how many steps half and three quarters of the starts are within
+the tolerance. Then this number of steps is timed, with all optimizers interleaved.
 """
 
 import functools
@@ -25,11 +25,11 @@ from benchmarks.multistart.problems import Problem, problems
 TOLERANCE = 1e-4
 SHARES = {"half": 0.5, "three quarters": 0.75}
 STEPS, SEARCHES = 1000, 200  # A step of L-BFGS has several evaluations.
-SAMPLE = 20  # Steps timed to know the cost of one.
+SAMPLE = 20  # Steps that are timed for the cost of one.
 EVALUATION, SEARCHING = "evaluation", "optax.lbfgs"
 
 Method = tuple[Callable[..., Any], Callable[..., Any]]
-"""From loss and start to a carry; from loss and carry to the next and a loss."""
+"""From loss and start to a carry; from loss and carry to the next carry and loss."""
 
 
 def of_optax(transformation: Any, *, line_search: bool = False) -> Method:
@@ -41,7 +41,7 @@ def of_optax(transformation: Any, *, line_search: bool = False) -> Method:
 
     def step(loss: Any, carry: Any) -> Any:
         params, state = carry
-        if line_search:  # It hands on what it saw at its last point.
+        if line_search:  # It passes on the loss and gradient of its last point.
             look = optax.value_and_grad_from_state(loss)
             value, grads = look(params, state=state)
         else:
@@ -55,7 +55,7 @@ def of_optax(transformation: Any, *, line_search: bool = False) -> Method:
 
 
 def bfgs() -> Method:
-    """optimistix.BFGS, which never stops: one evaluation a step, accepted or not."""
+    """optimistix.BFGS, which never stops: one evaluation per step, accepted or not."""
     solver = optimistix.BFGS(rtol=0.0, atol=0.0)
 
     def with_aux(loss: Any) -> Any:
@@ -77,7 +77,7 @@ def bfgs() -> Method:
 
 
 def evaluation() -> Method:
-    """Loss and gradient alone."""
+    """Only loss and gradient."""
 
     def step(loss: Any, point: jax.Array) -> Any:
         value, grads = jax.value_and_grad(loss)(point)
@@ -87,7 +87,7 @@ def evaluation() -> Method:
 
 
 def irprop_plus(**bounds: Any) -> optax.GradientTransformation:
-    """The variant that is rotated."""
+    """The variant that runs in the eigenbasis."""
     return optax_rprop.rprop(variant="irprop+", **bounds)
 
 
@@ -104,9 +104,9 @@ METHODS = {
 
 
 def runner(problem: Problem, method: Method, most: int) -> Callable[..., Any]:
-    """Some steps from one start; returns the losses on the way.
+    """Some steps from one start; returns the losses of all steps.
 
-    Under `vmap` of this, what counts calls is the same for all starts.
+    Under `vmap`, the number of steps is the same for all starts.
     """
     init, step = (functools.partial(part, problem.loss) for part in method)
 
@@ -125,8 +125,8 @@ def runner(problem: Problem, method: Method, most: int) -> Callable[..., Any]:
 def shares(losses: np.ndarray, lowest: float) -> np.ndarray:
     """After each step, the share of starts that have arrived.
 
-    A start has arrived once its loss has fallen to within the tolerance of the lowest
-    that anyone found from any start, in parts of the way.
+    A start has arrived once its loss has covered all but the fraction TOLERANCE of the
+    way to the lowest loss that any optimizer found from any start.
     """
     target = lowest + TOLERANCE * (losses[:, :1] - lowest)
     return np.maximum.accumulate(losses <= target, axis=1).mean(axis=0)
@@ -135,10 +135,10 @@ def shares(losses: np.ndarray, lowest: float) -> np.ndarray:
 def arrivals(
     runs: dict[str, Callable[..., Any]], most: dict[str, int], starts: jax.Array
 ) -> Iterator[tuple[str, str, int]]:
-    """Of each optimizer: after how many steps which share has arrived; 0 if never.
+    """For each optimizer, the steps until each share has arrived; 0 if never.
 
-    Under `vmap` the search of L-BFGS may not end once starts have converged. So it goes
-    no further than until enough have arrived.
+    Under `vmap` the search of L-BFGS may not end once starts have converged, so it is
+    stopped when enough have arrived.
     """
     others = [name for name in METHODS if name != SEARCHING]
     traces = {name: np.asarray(runs[name](most[name], starts)) for name in others}
@@ -157,7 +157,7 @@ def arrivals(
 
 
 def rows(problem: Problem, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """Times of one problem: until shares have arrived, and of a step."""
+    """Times on one problem: until the shares have arrived, and of one step."""
     starts = jnp.asarray(problem.starts(8 if quick else 256))
     most = dict.fromkeys(METHODS, 20 if quick else STEPS)
     most |= {SEARCHING: 10 if quick else SEARCHES, EVALUATION: SAMPLE}
@@ -197,7 +197,7 @@ def rows(problem: Problem, *, quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run every problem that is not there yet."""
+    """Run every missing problem."""
     parser = cli.parser(__doc__, "multistart")
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)

@@ -1,4 +1,4 @@
-"""Tables and the picture of Prechelt's tables, measured once more."""
+"""Tables and the picture of Prechelt's tables, measured again."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ MARKERS = {"rprop-": "o", "rprop+": "s", "irprop-": "^", "irprop+": "v"}
 
 
 def compare(rows: Frame) -> Frame:
-    """Set measured means beside the published ones, where there are any.
+    """Join measured means with the published ones, where there are any.
 
     They differ by ``apart_sd`` standard deviations of a run, and by ``apart_se``
-    standard errors of the difference; both allow for the rounding of what is published.
+    standard errors of the difference; both allow for the rounding of published figures.
     """
     published = [
         TABLES[table].published[problem].get(figure, (np.nan, np.nan))
@@ -43,14 +43,14 @@ def _compared(folder: Path) -> Frame:
 
 
 def _reproduced(folder: Path) -> Frame:
-    """With the settings that reproduce the tables, which come first."""
+    """The rows with the settings that reproduce the tables, which come first."""
     rows = _compared(folder)
     first = {name: next(iter(table.settings)) for name, table in TABLES.items()}
     return rows[rows["setting"] == rows["table"].map(first)]
 
 
 def agreement(folder: Path = RESULTS) -> str:
-    """How near measured and published figures are."""
+    """The agreement of measured and published figures."""
     rows = {}
     groups = _compared(folder).groupby(["table", "setting", "optimizer"], sort=False)
     for key, found in groups:
@@ -68,7 +68,7 @@ def agreement(folder: Path = RESULTS) -> str:
 
 
 def errors(folder: Path = RESULTS) -> str:
-    """Published test errors beside those of all variants."""
+    """Published test errors, and those of all variants."""
     rows = _reproduced(folder)
     rows = rows[rows["figure"] == "test_error"]
 
@@ -86,7 +86,7 @@ def errors(folder: Path = RESULTS) -> str:
 
 
 def headline(folder: Path = RESULTS) -> str:
-    """How near the variant is that comes nearest, and the others."""
+    """The differences of all variants, the closest one first."""
     rows = _reproduced(folder)
     groups = (rows["apart_se"] ** 2).groupby(rows["optimizer"])
     apart = groups.mean().pow(0.5).sort_values()

@@ -28,7 +28,7 @@ PUBLISHED: dict[str, Any] = json.loads(
     Path(__file__).with_name("published.json").read_text()
 )
 ARCHITECTURES = "table_7_pivot_architectures"
-# That of the report comes first.
+# The variant of the report comes first.
 VARIANTS = ("rprop-", "rprop+", "irprop-", "irprop+")
 STATED, INFERRED = "stated", "inferred"
 PROTOCOLS = {
@@ -38,7 +38,7 @@ PROTOCOLS = {
 """The settings: how to train.
 
 The report says that the multilayer networks were trained with the parameters of the
-linear ones. They were not: the README tells how the others were inferred.
+linear ones. They were not; the README explains how we inferred the actual ones.
 """
 LINEAR = {STATED: VARIANTS}
 MULTILAYER = dict.fromkeys(PROTOCOLS, VARIANTS[:1]) | {INFERRED: VARIANTS}
@@ -48,10 +48,10 @@ class Table(NamedTuple):
     """One of the report's tables."""
 
     key: str  # Its name in ``published.json``.
-    runs: int  # Each from other weights.
+    runs: int  # Each from different weights.
     settings: Mapping[str, Sequence[str]]  # How to train, and which variants.
     hidden: bool = False  # Whether the networks have hidden layers.
-    shortcuts: bool = False  # Whether all layers before it feed a layer.
+    shortcuts: bool = False  # Whether every layer gets all earlier layers as inputs.
 
     @property
     def published(self) -> Mapping[str, Mapping[str, Sequence[float]]]:
@@ -75,13 +75,13 @@ FIGURES = {
     "total_epochs": 0,
     "relevant_epochs": 0,
 }
-"""The report's columns, each with the decimals to which it is printed."""
+"""The report's columns, each with its number of printed decimals."""
 UNPUBLISHED = ("overfit_gl", "relevant_epochs")
-"""Figures that are kept even where the report has none."""
+"""Figures that are recorded even if the report lacks them."""
 
 
 class Job(NamedTuple):
-    """A data set's runs with one variant; the names are those of the columns."""
+    """A data set's runs with one variant, named like the columns."""
 
     table: str
     setting: str
@@ -90,7 +90,7 @@ class Job(NamedTuple):
 
 
 def list_jobs() -> list[Job]:
-    """Everything to be trained."""
+    """All jobs to train."""
     return [
         Job(name, setting, problem, variant)
         for name, table in TABLES.items()
@@ -109,7 +109,7 @@ def hidden_sizes(problem: str) -> tuple[int, ...]:
 
 
 def measure(job: Job, data: Split, keys: jax.Array, max_epochs: int) -> list[Any]:
-    """Train a job's runs; a row a figure, with the deviation from n - 1."""
+    """Train a job's runs; one row per figure, with the deviation from n - 1."""
     table = TABLES[job.table]
     inputs, targets = data.train["inputs"], data.train["targets"]
     hidden = hidden_sizes(job.problem) if table.hidden else ()
@@ -133,7 +133,7 @@ def measure(job: Job, data: Split, keys: jax.Array, max_epochs: int) -> list[Any
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train all jobs that are not there yet, as many at once as there are cores."""
+    """Train all missing jobs, as many at once as there are cores."""
     parser = cli.parser(__doc__, "proben1")
     cli.add_data_dir(parser, required=True)
     options = parser.parse_args(arguments)

@@ -23,10 +23,11 @@ MAX_EPOCHS = 3000
 
 
 class Network:
-    """A multilayer network whose weights lie in one vector.
+    """A multilayer network with all weights in one vector.
 
     Rprop treats every weight alike, and one array compiles and runs faster than many.
-    Sizes are of the layers, from inputs to outputs; for shortcuts, see `networks`.
+    `sizes` are those of the layers, from inputs to outputs; for shortcuts, see
+    `networks`.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Network:
 
 
 class Protocol(NamedTuple):
-    """What the report's series of runs differ in, apart from the network."""
+    """The settings of the report's series of runs, apart from the network."""
 
     max_weight: float  # Initial weights are uniform between minus this and this.
     min_step: float  # Initial step sizes are uniform between this and the next.
@@ -68,7 +69,7 @@ class Run(NamedTuple):
     best_weights: jax.Array  # At the lowest validation error.
     train_error: jax.Array  # The lowest of any epoch.
     validation_error: jax.Array  # The lowest of any strip's end.
-    # GL: by how many percent the last validation error exceeds the lowest.
+    # GL: the percentage by which the last validation error exceeds the lowest.
     generalization_loss: jax.Array
     # P: by how many per mille the strip's mean training error exceeds its lowest.
     progress: jax.Array
@@ -111,7 +112,7 @@ def train_strip(
     optimizer: optax.GradientTransformationExtraArgs,
     data: Split,
 ) -> Run:
-    """Train a run for one strip of epochs, then look at the validation error."""
+    """Train a run for one strip of epochs, then compute the validation error."""
     error_and_grad = jax.value_and_grad(network.error)
 
     def epoch(carry: tuple[jax.Array, Any], _: None) -> tuple[Any, jax.Array]:
@@ -143,7 +144,7 @@ def train_strip(
 
 
 def summarize(run: Run, network: Network, test: Data) -> dict[str, jax.Array]:
-    """The report's figures of a run that has stopped."""
+    """The report's figures of a finished run."""
     outputs = network.predict(run.best_weights, test["inputs"])
     classes = test["targets"].argmax(axis=-1)
     return {
@@ -168,8 +169,8 @@ def train_all(
     shortcuts: bool,
     variant: Any,
 ) -> dict[str, jax.Array]:
-    """The report's figures of all runs of one data set and variant, one a key."""
-    # Otherwise as the report says, and as by default.
+    """The report's figures of all runs of one data set and variant, one per key."""
+    # All other numbers are the defaults, which are those of the report.
     optimizer = optax_rprop.rprop(min_step_size=0.0, variant=variant)
     network = Network(sizes, shortcuts=shortcuts)
 
@@ -186,5 +187,5 @@ def train_all(
         )
         return summarize(run, network, data.test)
 
-    # One after the other, as runs differ much in length.
+    # One after the other, because runs differ much in length.
     return jax.lax.map(train, keys)

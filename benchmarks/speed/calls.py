@@ -1,6 +1,6 @@
 """What do compiling a step and an update without `jax.jit` cost?
 
-Timed are tracing, lowering and compiling one step over many leaves, with all caches
+We time tracing, lowering and compiling one step over many leaves, with all caches
 cleared, and an update of a few leaves that is not compiled as a whole.
 """
 
@@ -24,7 +24,7 @@ EAGER, COMPILATION = "eager update, 8 leaves", "compilation, 300 leaves"
 def compile_runner(
     optimizer: optax.GradientTransformation, params: list[jax.Array]
 ) -> Runner:
-    """Traces, lowers and compiles the same step, each time anew."""
+    """Traces, lowers and compiles the same step again every time."""
     state, value = optimizer.init(params), jnp.zeros(())
 
     def compile_anew() -> None:
@@ -54,11 +54,11 @@ CALLS: dict[str, tuple[Callable[..., Runner], int, dict[str, int]]] = {
     EAGER: (eager_runner, 8, {}),
     COMPILATION: (compile_runner, 300, {"rounds": 3, "most_steps": 1}),
 }
-"""How each is run, on how many leaves of 64 x 64 numbers, and how often."""
+"""The runner of each, its number of 64 x 64 leaves, and of repetitions."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure what is not there yet."""
+    """Run every missing measurement."""
     options = cli.parser(__doc__, "speed").parse_args(arguments)
     quick = options.quick
     study = Study(options.output_dir, "calls", ["problem"])

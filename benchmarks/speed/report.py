@@ -17,7 +17,7 @@ MACHINES = {"two CPU cores": RESULTS, "H100": H100}
 
 
 def _machines(folder: Path) -> dict[str, Path]:
-    """The folders of both machines for kept results, else the one of the reader."""
+    """The folders of both machines for the recorded results, else the given one."""
     return MACHINES if folder == RESULTS else {"this machine": folder}
 
 
@@ -28,7 +28,7 @@ def times_adam(times: Frame) -> Frame:
 
 
 def _facts(folder: Path) -> Frame:
-    """What is known of the problem that most optimizers ran on, in their order."""
+    """The facts about the problem that most optimizers ran on, in their order."""
     facts = results.read(folder, "step_costs")
     counts = facts["problem"].value_counts(sort=False)
     return facts[facts["problem"] == counts.idxmax()].set_index("optimizer")
@@ -61,7 +61,7 @@ def costs(folder: Path = RESULTS) -> str:
 
 
 def floor_bytes(facts: Frame) -> Frame:
-    """The least bytes per parameter that a step can read and write.
+    """The fewest bytes per parameter that a step can read and write.
 
     It reads parameter and gradient, writes the parameter, and reads and writes the
     state; a copy reads and writes.
@@ -71,7 +71,7 @@ def floor_bytes(facts: Frame) -> Frame:
 
 
 def calls(folder: Path = RESULTS) -> str:
-    """Compilation, and updates without jit."""
+    """Times of compilation, and of updates without jit."""
     columns = {}
     for machine, place in _machines(folder).items():
         times = results.read(place, "calls")
@@ -109,7 +109,7 @@ def headline(folder: Path = RESULTS) -> str:
 
 
 def picture(folder: Path = RESULTS) -> Figure:
-    """Step time over size, a panel a machine."""
+    """Step time over size, one panel per machine."""
     machines = _machines(folder)
     picture = plots.figure(4.5 * len(machines), 4.5)
     axes = picture.subplots(1, len(machines), squeeze=False, sharey=True)

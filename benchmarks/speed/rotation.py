@@ -1,7 +1,7 @@
 """What does an update in the eigenbasis cost?
 
-Timed is an update of one square matrix in float32, between two updates of the basis and
-with one, next to other optimizers that work on whole matrices.
+We time an update of one square matrix in float32, between two basis updates and with
+one, and compare with other optimizers that work on whole matrices.
 """
 
 import functools
@@ -21,13 +21,13 @@ EVERY, BETWEEN = "in_eigenbasis, basis update", "in_eigenbasis, between"
 
 
 def cost(optimizer: Any, size: int, repeats: int) -> tuple[float, int]:
-    """The least seconds of an update of a square matrix, and the bytes of the state."""
+    """The least time of an update of a square matrix, and the bytes of the state."""
     optimizer = optax.with_extra_args_support(optimizer)
     keys = jax.random.split(jax.random.key(0), 4)
     grads = [jax.random.normal(key, (size, size)) for key in keys]
     state = optimizer.init(grads[0])
     update = jax.jit(functools.partial(optimizer.update, value=1.0))
-    # A first gradient and a first difference, at which all bases are updated.
+    # The second gradient gives a first difference, which updates all bases.
     for grad in grads[:2]:
         _, state = update(grad, state, grads[0])
     times = []
@@ -39,7 +39,7 @@ def cost(optimizer: Any, size: int, repeats: int) -> tuple[float, int]:
 
 
 def rows(size: int) -> Iterator[dict[str, Any]]:
-    """A row an optimizer, of matrices of one size."""
+    """One row per optimizer, for matrices of one size."""
     plain = optax_rprop.rprop(variant="irprop+")
     rotated = functools.partial(optax_rprop.in_eigenbasis, plain, max_size=size)
     for name, optimizer in {
@@ -61,7 +61,7 @@ def rows(size: int) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure the sizes that are not there yet."""
+    """Measure every missing size."""
     options = cli.parser(__doc__, "speed").parse_args(arguments)
     study = Study(options.output_dir, "rotation", ["size"])
     for size in tqdm.tqdm((8,) if options.quick else (64, 512, 2048), unit="size"):

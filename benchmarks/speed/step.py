@@ -1,7 +1,7 @@
 """What does one optimizer step cost, in time and in memory traffic?
 
-A step is `update` and `optax.apply_updates`, jitted, with parameters and state
-donated. All optimizers of one problem are timed interleaved.
+A step is `update` and `optax.apply_updates`, jitted, with donated parameters and state.
+The timings of all optimizers of one problem are interleaved.
 """
 
 import gc
@@ -26,7 +26,7 @@ COPY, SGD, ADAM = "copy of the parameters", "optax.sgd", "optax.adam"
 DEFAULT, MINIBATCH = "irprop-", "mini-batch Rprop"
 DEFAULTS = (DEFAULT,)
 TORCH = "torch.optim.Rprop, compiled"
-# All optimizers of a problem hold their parameters and state at the same time.
+# Parameters and state of all optimizers of a problem are in memory at the same time.
 PEAK_BYTES = 130 + 15 * len(LAYOUTS)
 
 
@@ -35,7 +35,7 @@ class Workload(NamedTuple):
 
     name: str
     shapes: list[tuple[int, ...]]  # Of the parameters, all float32.
-    variants: tuple[str, ...] = DEFAULTS  # Each takes part in every layout.
+    variants: tuple[str, ...] = DEFAULTS  # Each runs in every layout.
 
     @property
     def size(self) -> int:
@@ -68,7 +68,7 @@ def optimizers(workload: Workload) -> Mapping[str, optax.GradientTransformation]
 
 
 def jit_step(optimizer: optax.GradientTransformation) -> Any:
-    """One step of parameters, state, gradients and loss, to be compiled anew."""
+    """One step of parameters, state, gradients and loss, to be compiled."""
     update = optax.with_extra_args_support(optimizer).update
 
     def step(params: Any, state: Any, grads: Any, value: Any) -> tuple[Any, Any]:
@@ -81,7 +81,7 @@ def jit_step(optimizer: optax.GradientTransformation) -> Any:
 def step_runner(
     optimizer: optax.GradientTransformation, grads: list[jax.Array]
 ) -> tuple[Runner, dict[str, float]]:
-    """Steps from the initial state, and the costs of one that need no clock."""
+    """Steps from the initial state, and the costs of one apart from time."""
     params = jax.tree.map(jnp.zeros_like, grads)
     state = optimizer.init(params)
     value = jnp.zeros(())
@@ -89,7 +89,7 @@ def step_runner(
     compiled = step.lower(params, state, grads, value).compile()
     costs = compiled_costs(compiled, state, sum(grad.size for grad in grads))
     carry = [params, state]
-    del params, state  # Donated: `carry` alone keeps them alive.
+    del params, state  # Donated: only `carry` keeps them alive.
 
     def step_on() -> Any:
         carry[:] = step(*carry, grads, value)
@@ -101,7 +101,7 @@ def step_runner(
 def compiled_costs(compiled: Any, state: Any, size: int) -> dict[str, float]:
     """Bytes per parameter, and the numbers of operations, of a compiled step."""
     text = compiled.as_text()
-    analysis = compiled.cost_analysis() or {}  # Not every backend has one.
+    analysis = compiled.cost_analysis() or {}  # Some backends have none.
     bytes_of_state = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return {
         "bytes_accessed": analysis.get("bytes accessed", math.nan) / size,
@@ -113,7 +113,7 @@ def compiled_costs(compiled: Any, state: Any, size: int) -> dict[str, float]:
 
 
 def copy_runner(grads: list[jax.Array]) -> Runner:
-    """A copy from buffers into buffers, none of which is allocated anew."""
+    """A copy from buffers into existing buffers."""
     copy = jax.jit(
         lambda sources, targets: jax.tree.map(jnp.copy, sources),
         donate_argnums=1,
@@ -129,7 +129,7 @@ def copy_runner(grads: list[jax.Array]) -> Runner:
 
 
 def optional_torch() -> Any:
-    """PyTorch, or None after a word to the reader."""
+    """PyTorch, or None, with a notice."""
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
@@ -164,7 +164,7 @@ def torch_runner(
 def step_runners(
     workload: Workload, torch: Any, *, compiled: bool
 ) -> dict[str, tuple[Runner, dict[str, float]]]:
-    """Every optimizer on a workload, with what is known about it."""
+    """Every optimizer on a workload, with its costs."""
     arrays = workload.draw()
     grads = [jnp.asarray(array) for array in arrays]
     found: dict[str, tuple[Runner, dict[str, float]]] = {COPY: (copy_runner(grads), {})}
@@ -176,7 +176,7 @@ def step_runners(
 
 
 def available_bytes() -> int:
-    """The memory that the arrays of one workload may take."""
+    """The memory available for the arrays of one workload."""
     stats = jax.devices()[0].memory_stats()
     if stats is not None and "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -184,13 +184,13 @@ def available_bytes() -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure every workload that is not there yet."""
+    """Measure every missing workload."""
     options = cli.parser(__doc__, "speed").parse_args(arguments)
     quick = options.quick
     torch = optional_torch()
     study = Study(options.output_dir, "step", ["problem"])
     all_variants = tuple(variant.name for variant in VARIANTS)
-    # The size at which memory, and nothing else, counts.
+    # The size at which only memory bandwidth matters.
     detailed = 10**7 if jax.default_backend() == "cpu" else 10**8
     sizes = [10**n for n in range(3, 4 if quick else 9)]
     workloads = [

@@ -1,4 +1,4 @@
-"""Rprop in a learned, orthogonal basis, in which coordinates are not coupled."""
+"""Rprop in a learned orthogonal basis that nearly decouples the coordinates."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ def in_eigenbasis(
     all coordinates of a rotated leaf. A coordinate whose derivative is less than the
     rounding of the largest in its array, 1e-7 of it in float32, is updated at random,
     whereas plain Rprop would still see its sign. Directions without any gradient
-    difference so far stay where they are, so that runs on different devices repeat.
+    difference so far stay as they are, so that runs agree across devices.
 
     **Bounds.** Use ``min_step_size=1e-12, max_step_size=1e12`` in `inner`. Where the
     curvature at the start is above 1e6, the default initial step size is far too long:
@@ -82,8 +82,8 @@ def in_eigenbasis(
 
     **Cost.** For a leaf of shape (a, b): 2 (a² + b²) + a b numbers of state, about
     3 a b (a + b) multiplications per step, and one symmetric eigenproblem of each size
-    per basis update. So it is under ``jax.vmap``, if ``init`` and the loop are inside
-    the mapped function; if only ``update`` is mapped, over states made before, the
+    per basis update. The same holds under ``jax.vmap`` if ``init`` and the loop are
+    inside the mapped function; if only ``update`` is mapped, over existing states, the
     eigenproblems are solved at every step. Leaves that are sharded over Explicit mesh
     axes are gathered, and the bases replicated.
 
@@ -94,19 +94,18 @@ def in_eigenbasis(
         Rprop's own memory is transferred between bases.
       decay: Factor of the moments at each gradient difference, in (0, 1].
       interval: Number of gradients between basis updates, an integer. Use at least 2:
-        with 1, most problems are not solved. Basis updates come at the second gradient
-        and after every `interval` further ones; one that is due at a non-finite
+        with 1, most problems are not solved. A basis update that is due at a non-finite
         gradient is skipped.
-      max_size: Size above which an axis is not rotated, and `full_matrix` refused.
+      max_size: Size above which an axis is not rotated, and `full_matrix` is refused.
       full_matrix: Whether all parameters share one basis.
 
     Returns:
       The gradient transformation, with an `EigenbasisState`. Updates have the dtypes of
-      the gradients. Further arguments of ``update`` are passed on to `inner`. To
-      derivatives, the basis is a constant.
+      the gradients. Further arguments of ``update`` are passed on to `inner`. The basis
+      is a constant when differentiating through the updates.
 
     Raises:
-      TypeError: An argument has the wrong type; or by ``update``, as by `rprop`.
+      TypeError: An argument has the wrong type; by ``update``, as in `rprop`.
       ValueError: A number is out of range. By ``init``: `inner` does not hold one Rprop
         for all parameters, there are too many parameters for `full_matrix`, or there is
         nothing to rotate without it.
@@ -162,7 +161,7 @@ def _rotated(
     *,
     is_vector: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """`in_eigenbasis` for trees, or for the vector that `flattened` makes of them."""
+    """`in_eigenbasis` for trees, or for the vector that `flattened` makes from them."""
 
     def init_fn(params: optax.Params) -> EigenbasisState:
         check_arrays(decay=decay)
@@ -187,7 +186,7 @@ def _rotated(
         value: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EigenbasisState]:
-        del params  # They are in other coordinates than the inner gradient.
+        del params  # Their coordinates differ from those of the inner gradient.
         if not isinstance(state, EigenbasisState):
             raise TypeError(
                 "state must be the EigenbasisState that `init` returns, got"
@@ -204,7 +203,7 @@ def _rotated(
             finite = jnp.asarray(True)
             if value is not None and is_floating(value):
                 finite = jnp.isfinite(scalar_loss(value))
-            # The basis is a constant to derivatives, as all signs are.
+            # The basis is a constant when differentiating, as all signs are.
             lessons = list(map(jax.lax.stop_gradient, leaves))
             state = learn(state, lessons, finite, decay, interval)
             frames = state.frames()

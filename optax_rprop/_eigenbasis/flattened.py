@@ -1,4 +1,4 @@
-"""All parameters as one vector, for a basis that they share."""
+"""All parameters as one vector, for a shared basis."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from optax_rprop._sharding import gathered, placed_like
 def flattened(
     inner: optax.GradientTransformationExtraArgs, max_size: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs a transformation on all leaves as one vector; its state is that of inner."""
+    """Runs `inner` on all leaves as one vector; the state is that of `inner`."""
 
     def flat(leaves: list[Any]) -> jax.Array:
         dtype = np.result_type(np.float32, *map(memory_dtype, leaves))

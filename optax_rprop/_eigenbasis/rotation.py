@@ -1,7 +1,7 @@
-"""Rotations of one leaf, by a basis for each of its axes.
+"""Rotations of one leaf, with one basis per axis.
 
-Arrays in, arrays out, no pytrees. Leaves that are sharded over Explicit mesh axes are
-gathered, computed with on every device, and laid out again as they came.
+Functions of arrays, not of pytrees. Leaves that are sharded over Explicit mesh axes are
+gathered, processed on every device, and sharded again as before.
 """
 
 import math
@@ -17,7 +17,7 @@ from optax_rprop._sharding import gathered, placed_like
 Matrices = tuple[jax.Array | None, ...]
 """For each axis of a leaf a matrix of its size, or None if the axis is not rotated."""
 
-# Where single precision is cut to 8 or 11 bits otherwise, bases would not stay
+# Some devices multiply float32 with 8 or 11 bits by default; then bases would not stay
 # orthogonal.
 _PRECISION = jax.lax.Precision.HIGHEST
 
@@ -28,7 +28,7 @@ def rotated_axes(
     """Which axes of each leaf are rotated.
 
     Raises:
-      ValueError: None is, of leaves that are not empty.
+      ValueError: No axis of any non-empty leaf is rotated.
     """
     rotates = [
         [
@@ -95,12 +95,12 @@ def _rotated(leaf: jax.Array, matrices: Matrices, side: int) -> jax.Array:
 def decayed_moments(
     moments: Matrices, change: jax.Array, decay: jax.typing.ArrayLike
 ) -> Matrices:
-    """The second moments after one more difference of gradients, scaled to norm 1.
+    """The second moments after one more gradient difference, scaled to norm 1.
 
-    A difference of 0 leaves them as they are.
+    A difference of 0 leaves them unchanged.
     """
     change = gathered(change)
-    # Divided by its largest number before its norm, so that squares do not underflow.
+    # Divided by its largest entry first, so that squares do not underflow.
     largest = jnp.max(jnp.abs(change), initial=0)
     change /= jnp.where(largest > 0, largest, jnp.ones_like(largest))
     norm = jnp.sqrt(jnp.sum(change**2))
@@ -118,14 +118,14 @@ def decayed_moments(
     )
 
 
-def turned(
+def with_new_bases(
     memory: Memory, prev_grads: jax.Array, moments: Matrices, old: Frame
 ) -> tuple[Memory, Matrices, Frame]:
-    """A leaf in the eigenvectors of its moments.
+    """Change the bases of a leaf to the eigenvectors of its moments.
 
     Args:
       memory: Step sizes and codes in the old frame.
-      prev_grads: The previous gradient, in no frame.
+      prev_grads: The previous gradient, not rotated.
       moments: The moments, in units of the old frame.
       old: The old frame.
 
@@ -136,7 +136,7 @@ def turned(
         return memory, moments, old
     inverse, units = old.bases, old.units
     if units is not None:
-        # Of one vector with one basis. Powers of 2 scale without rounding.
+        # This is one vector with one basis. Powers of 2 scale without rounding.
         basis, moment = old.bases[0], moments[0]
         assert basis is not None
         assert moment is not None
@@ -167,18 +167,18 @@ def _units(step_sizes: jax.Array, basis: jax.Array, units: jax.Array) -> jax.Arr
     squares = (step_sizes / jnp.max(step_sizes)) ** 2
     sizes = units * jnp.sqrt(jnp.matmul(basis**2, squares, precision=_PRECISION))
     limits = jnp.finfo(sizes.dtype)
-    # Rounded before the largest is known, so that other units of the parameters, by
-    # powers of 2, are seen by no number that follows.
+    # Rounded before the maximum, so that changing the units of parameters by powers of
+    # 2 changes none of the numbers that follow.
     exponents = jnp.round(jnp.log2(jnp.maximum(sizes, limits.tiny))).astype(jnp.int32)
     exponents = jnp.maximum(exponents - jnp.max(exponents), limits.minexp // 4)
-    # Not by `exp2`, which rounds.
+    # Not `exp2`, which rounds.
     return jnp.ldexp(jnp.ones_like(sizes), exponents)
 
 
 def _eigenvectors(moment: jax.Array, basis: jax.Array) -> jax.Array:
-    # Directions in which no difference was seen are ties of eigenvalues. Weights that
-    # are too small to matter elsewhere keep them where they are, where rounding would
-    # choose, differently on each device.
+    # Directions without any difference so far have equal eigenvalues, so rounding would
+    # choose them, differently on each device. An anchor that is too small to matter
+    # elsewhere keeps them as they are.
     size = len(moment)
     order = jnp.arange(1, size + 1, dtype=moment.dtype) / size
     anchor = jnp.matmul(basis * order[None, :], basis.T, precision=_PRECISION)
@@ -196,14 +196,14 @@ def carried_over(
 
     The step size along a new direction is the root of the weighted sum of the old ones'
     squares. Its sign is that of the previous gradient along it, if more than half of
-    that sum comes from coordinates that remember a sign, and else 0. If more than half
-    of it comes from coordinates whose last update was undone, its step size is to
-    shrink like theirs. Bases turn at finite losses only, where it does not matter which
-    way that update went.
+    that sum comes from coordinates that remember a sign, and 0 otherwise. If more than
+    half of it comes from coordinates whose last update was undone, its step size will
+    shrink like theirs. Bases are updated only at finite losses, where the direction of
+    that update does not matter.
 
     Args:
       memory: Step sizes and codes in the old frame.
-      prev_grads: The previous gradient, in no frame.
+      prev_grads: The previous gradient, not rotated.
       weights: The squares of the new directions' components in the old frame.
       new: The new frame.
     """
@@ -221,8 +221,8 @@ def carried_over(
     roots = jnp.where(sums > 0, roots, jnp.zeros_like(sums))
     step_sizes = most * roots
     if new.units is None:
-        # Means lie between the extremes, also where squares vanish and sums are
-        # rounded: so the bounds of step sizes hold as before.
+        # Means lie between the extremes, even if squares underflow or sums are
+        # rounded, so step sizes stay within their bounds.
         step_sizes = jnp.clip(step_sizes, jnp.min(memory[0]), most)
     else:
         limits = jnp.finfo(step_sizes.dtype)

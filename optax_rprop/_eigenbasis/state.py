@@ -1,4 +1,4 @@
-"""The state of `in_eigenbasis`, and how it learns from a gradient."""
+"""The state of `in_eigenbasis`, and how a gradient changes it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_rprop._eigenbasis.rotation import Frame, decayed_moments, turned
+from optax_rprop._eigenbasis.rotation import Frame, decayed_moments, with_new_bases
 from optax_rprop._layouts import Found, find_states, is_rprop_state
 from optax_rprop._layouts.layout import Memory, memory_dtype, trees_of
 from optax_rprop._sharding import zero_of
@@ -16,24 +16,24 @@ from optax_rprop._sharding import zero_of
 class EigenbasisState(NamedTuple):
     """State of `in_eigenbasis`.
 
-    Where nothing is rotated, `moments` and `bases` are a scalar 0, by which
-    ``optax.tree.map_params`` sees that they do not belong to parameters; so is `units`
+    Where nothing is rotated, `moments` and `bases` are a scalar 0, which tells
+    ``optax.tree.map_params`` that they do not belong to parameters; so is `units`
     without ``full_matrix``.
 
     Attributes:
       inner_state: The state of the inner transformation, in rotated coordinates.
-      prev_grads: The last finite gradient, in no basis: a pytree like the parameters,
+      prev_grads: The last finite gradient, not rotated: a pytree like the parameters,
         or one vector with ``full_matrix``. float64 for float64 parameters and float32
         for all others, as are moments, bases and units. 0 before the first.
       moments: For each leaf a tuple with, for each axis, the second moment of gradient
         differences, a matrix of the axis's size, or None if it is not rotated.
-      bases: Likewise the bases, orthogonal matrices. Columns are the directions that
-        become coordinates.
+      bases: The bases in the same structure: orthogonal matrices whose columns are the
+        directions that become coordinates.
       units: For each leaf the units in which moments and bases measure the parameters:
         powers of 2, of the leaf's shape, at most 1.
-      phase: 0 before the first gradient, then the number of the next gradient since the
-        bases turned, from 1, with which they turn, to ``interval``. Shape (), dtype
-        int32. It depends on no data, so that models under ``jax.vmap`` turn together.
+      phase: 0 before the first gradient, then counts from 1 to ``interval``; the bases
+        are updated at the gradient for which it is 1. Shape (), dtype int32. It does
+        not depend on data, so models under ``jax.vmap`` update their bases together.
     """
 
     inner_state: optax.OptState
@@ -60,7 +60,7 @@ def _find(inner_state: optax.OptState) -> Found:
     if not found[0].layout.holds_any:
         raise ValueError(
             'inner must have state_layout="split" or "packed", got "byte". Its step'
-            " sizes are powers of one base, and those along new directions are not."
+            " sizes are powers of one base, but those along new directions are not."
         )
     return found[0]
 
@@ -91,7 +91,7 @@ def new_state(
     *,
     scaled: bool,
 ) -> EigenbasisState:
-    """The state before the first gradient, in which `rotates` tells for each axis."""
+    """The state before the first gradient; `rotates` says which axes are rotated."""
     leaves, treedef = jax.tree.flatten(params)
     prev_grads = [jnp.zeros_like(leaf, dtype=memory_dtype(leaf)) for leaf in leaves]
     zero = zero_of(leaves)
@@ -125,21 +125,21 @@ def learn(
     decay: jax.typing.ArrayLike,
     interval: int,
 ) -> EigenbasisState:
-    """Compare a gradient with the last, and turn the bases if it is time.
+    """Compare a gradient with the last, and update the bases if that is due.
 
     Args:
       state: The state, in which at least one axis is rotated.
       grads: The leaves of the gradient, in the dtypes of the last.
       finite: Whether the loss is finite, shape ().
       decay: Factor of the moments.
-      interval: Number of gradients from turn to turn.
+      interval: Number of gradients between basis updates.
 
     Returns:
-      The state as the inner transformation is to see it.
+      The state for the update of the inner transformation.
     """
     prev_grads, treedef = jax.tree.flatten(state.prev_grads)
     pairs = list(zip(grads, prev_grads, strict=True))
-    # One number that is not finite, and nothing is learned at this point.
+    # A single non-finite number, and nothing is learned from this gradient.
     for grad in grads:
         finite &= jnp.all(jnp.isfinite(grad))
     compared = finite & jnp.stack([jnp.any(prev != 0) for prev in prev_grads]).any()
@@ -155,14 +155,15 @@ def learn(
             state.moments, state.frames(), pairs, strict=True
         )
     )
-    # Only what a turn changes. Were the phase chosen by data, it would differ between
-    # models under `jax.vmap`.
+    # Only the fields that a basis update changes. If the phase depended on data, it
+    # would differ between models under `jax.vmap`.
     changing = state._replace(moments=moments, prev_grads=None, phase=None)
 
-    def turn(state: EigenbasisState) -> EigenbasisState:
+    def update_bases(state: EigenbasisState) -> EigenbasisState:
         memory = read_memory(state.inner_state)
         leaves = zip(memory, prev_grads, state.moments, state.frames(), strict=True)
-        memory, moments, frames = zip(*(turned(*leaf) for leaf in leaves), strict=True)
+        changed = (with_new_bases(*leaf) for leaf in leaves)
+        memory, moments, frames = zip(*changed, strict=True)
         bases, units = zip(*frames, strict=True)
         new = state._replace(
             inner_state=write_memory(state.inner_state, list(memory)),
@@ -170,13 +171,15 @@ def learn(
             bases=bases,
             units=units if isinstance(state.units, tuple) else state.units,
         )
-        # Never after a point outside the domain: Rprop undoes its last update in the
-        # basis in which it was made.
+        # Never after a non-finite loss: Rprop undoes its last update in the basis in
+        # which it was made.
         learned = compared & differs
         return jax.tree.map(lambda *pair: jnp.where(learned, *pair), new, state)
 
-    # A condition on data would solve the eigenproblems at every step there.
-    changed = jax.lax.cond(state.phase == 1, turn, lambda state: state, changing)
+    # Under `jax.vmap`, a condition on data would solve the eigenproblems at every step.
+    changed = jax.lax.cond(
+        state.phase == 1, update_bases, lambda state: state, changing
+    )
     return changed._replace(
         prev_grads=treedef.unflatten([jnp.where(finite, *pair) for pair in pairs]),
         phase=state.phase % interval + 1,

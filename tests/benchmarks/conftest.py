@@ -1,4 +1,4 @@
-"""What the tests of the benchmarks share."""
+"""Fixtures of the tests of the benchmarks."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Behind all else: a namesake in the tests must not be taken for the benchmarks.
+# Last, because the tests have a folder of the same name.
 sys.path.append(str(ROOT))
 
 KEYS = ("bool_in", "real_in", "bool_out", "real_out")
@@ -35,7 +35,7 @@ def write_proben1():
 
 @pytest.fixture
 def noisy_classes():
-    """A function that makes classes which depend on the inputs only in part."""
+    """A function that makes classes that partly depend on the inputs."""
 
     def make(rows, inputs, outputs, seed):
         rng = np.random.default_rng(seed)

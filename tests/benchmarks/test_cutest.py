@@ -1,4 +1,4 @@
-"""CUTEst and many starts: quick runs, their reports, and what optimizers see."""
+"""CUTEst and many starts: quick runs, their reports, and the views."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ VALLEY = Problem(
 
 @pytest.fixture(autouse=True)
 def user_settings():
-    """Users have no strict promotion; evaluations are of float64."""
+    """Without the strict promotion of the tests, and in float64."""
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     with jax.enable_x64(True):
         yield
@@ -58,7 +58,7 @@ def seen(view, step=0, point=VALLEY.start):
 
 
 def test_views_change_what_they_say_and_nothing_else():
-    """Fresh noise differs from step to step, roughness does not; units are undone."""
+    """Noise differs between steps, roughness does not; units are converted back."""
     value, grads = seen(views.View("exact"))
     np.testing.assert_array_equal(value, VALLEY.loss(VALLEY.start))
     noisy = views.View("loss", loss_noise=1e-3)
@@ -76,7 +76,7 @@ def test_views_change_what_they_say_and_nothing_else():
 
 
 def test_line_searches_see_the_noisy_gradient():
-    """A loss that is differentiated has the gradient that is seen."""
+    """Differentiating the loss gives the observed gradient."""
     view = views.numbers(views.View("gradient", gradient_noise=0.1), 3)
     observe = views.observed(VALLEY)
     loss = descend.as_loss(observe, 3, view)
@@ -87,7 +87,7 @@ def test_line_searches_see_the_noisy_gradient():
 @pytest.mark.parametrize("name", ["irprop+", "optax.lbfgs", "SciPy BFGS"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_lowest_loss_never_rises(name, dtype, monkeypatch):
-    """It begins with that of the start, and is counted within the budget."""
+    """It begins with the loss of the start, and has at most as many as the budget."""
     monkeypatch.setattr(descend, "BUDGET", 40)
     runs = descend.Runs(VALLEY)
     lowest = runs.lowest(runs.descent(name), views.View("exact", dtype=dtype))
@@ -109,7 +109,7 @@ def run(transformation, loss, start, steps):
 
 
 def test_the_earlier_basis_is_that_of_matrices():
-    """A column is rotated as before; so what is compared is the units alone."""
+    """A column is rotated as before, so only the units differ in the comparison."""
     column = optax_rprop.in_eigenbasis(
         optax_rprop.rprop(variant="irprop+", **earlier_basis.BOUNDS)
     )

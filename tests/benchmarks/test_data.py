@@ -1,4 +1,4 @@
-"""The one split, the one scale and the one reader of Proben1's files."""
+"""The split, the scaling and the reader of Proben1's files."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_reads_the_format(tmp_path):
     ],
 )
 def test_refuses_other_formats(tmp_path, text, message):
-    """What is not a Proben1 file ends in an error that names it."""
+    """Any other file raises an error that names it."""
     path = tmp_path / "bad1.dt"
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
@@ -56,7 +56,7 @@ def test_refuses_other_formats(tmp_path, text, message):
 
 
 def test_missing_files_are_named(tmp_path, capsys):
-    """What is missing, and where it is to be had."""
+    """The message says what is missing, and where to find it."""
     with pytest.raises(SystemExit, match=r"lacks thyroid1\.dt of Proben1") as caught:
         sets.find_proben1(tmp_path, ["thyroid1"])
     assert sets.PROBEN1_SOURCE in str(caught.value)
@@ -65,10 +65,10 @@ def test_missing_files_are_named(tmp_path, capsys):
 
 
 def test_splits_are_disjoint_and_standardized():
-    """As many rows as asked for, others for every seed, scaled by the training rows."""
+    """As many rows as requested, drawn by the seed, scaled by the training rows."""
     inputs = np.random.default_rng(0).normal(3, 2, (200, 4))
     inputs[:, 3] = 7
-    # The target is an input, so that it names the row.
+    # The target is one of the inputs, so that it identifies the row.
     rows = {"inputs": inputs, "targets": inputs[:, :1]}
     found = [sets.split(rows, (120, 30, 30), seed) for seed in (0, 1)]
     for parts in found:

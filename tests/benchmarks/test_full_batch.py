@@ -1,4 +1,4 @@
-"""What the comparisons on the full batch rest on: counts, costs, problems."""
+"""The basis of the comparisons on the full batch: counts, costs, problems."""
 
 import dataclasses
 
@@ -16,13 +16,13 @@ from benchmarks.full_batch import (  # noqa: E402
     functions,
     models,
 )
-from benchmarks.full_batch.bout import Bout  # noqa: E402
+from benchmarks.full_batch.comparison import Comparison  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 def counting(problem):
-    """The same problem, and a list that grows by each loss that is computed."""
+    """The same problem, and a list to which each computed loss is appended."""
     seen = []
 
     def loss(params, data):
@@ -35,16 +35,16 @@ def counting(problem):
 
 @pytest.mark.parametrize("name", ["irprop+", "Adam", "L-BFGS"])
 def test_evaluations_are_counted_as_they_happen(x64, name):
-    """What a trace says is the number of calls that the loss received."""
+    """A trace counts the calls of the loss."""
     (optimizer,) = (o for o in optimizers.OPTIMIZERS if o.name == name)
     problem, seen = counting(functions.rosenbrock(4))
     # Optax's own optimizers promote dtypes where x64 is enabled.
     with jax.numpy_dtype_promotion("standard"):
-        bout = Bout(problem, (), 60)
-        bout.enter(optimizer)
+        comparison = Comparison(problem, (), 60)
+        comparison.add(optimizer)
         jax.effects_barrier()
         seen.clear()
-        trace = bout.run(name, 0.01, 0).trace
+        trace = comparison.run(name, 0.01, 0).trace
     jax.effects_barrier()
     assert len(seen) == trace.evaluations[-1] >= 60
     assert seen[0] == trace.losses[0]
@@ -58,7 +58,7 @@ def test_evaluations_are_counted_as_they_happen(x64, name):
 
 @pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS, ids=lambda o: o.name)
 def test_every_optimizer_descends(x64, optimizer):
-    """Traced only: those that differ in kind run above."""
+    """Traced only; one of each kind runs above."""
     problem = functions.rosenbrock(4)
     run = descend.descend(problem, optimizer, budget=5)
     with jax.numpy_dtype_promotion("standard"):
@@ -71,11 +71,11 @@ def test_every_optimizer_descends(x64, optimizer):
 def test_runs_stop_at_the_target(x64):
     """The first step at the target ends the run, and `until` finds it."""
     problem = functions.quadratic(rotated=False, size=3, condition=10.0)
-    entrants = optimizers.VARIANTS[:1]
-    whole = Bout(problem, entrants, 200).run("irprop+", 0.1, 1)
+    compared = optimizers.VARIANTS[:1]
+    whole = Comparison(problem, compared, 200).run("irprop+", 0.1, 1)
     target = float(whole.trace.losses[20])
     first = int(np.flatnonzero(whole.trace.losses <= target)[0])
-    part = Bout(problem, entrants, 200, target=target).run("irprop+", 0.1, 1)
+    part = Comparison(problem, compared, 200, target=target).run("irprop+", 0.1, 1)
     np.testing.assert_array_equal(part.trace.losses, whole.trace.losses[: first + 1])
     evaluations, seconds = whole.until(target)
     assert evaluations == first + 1
@@ -84,9 +84,9 @@ def test_runs_stop_at_the_target(x64):
 
 
 def test_solved_is_what_comes_near_the_lowest_loss(x64):
-    """Of two runs from a start, the better one says how low the others must come."""
+    """The better of two runs from a start defines the target for both."""
     problem = functions.quadratic(rotated=False, size=2)
-    found = Bout(problem, (), 4)
+    found = Comparison(problem, (), 4)
     losses = {0.1: [10.0, 5.0, 1.0, 0.0], 1.0: [10.0, 4.0, 2.0, 2.0]}
     for setting, trace in losses.items():
         trace = descend.Trace(np.array([1, 2, 4, 5]), np.array(trace))

@@ -38,7 +38,7 @@ def problem():
 
 
 def test_batches_are_epochs_without_repetition():
-    """Each epoch shows every row at most once, in an order of its own."""
+    """Each epoch uses every row at most once, in a different order."""
     order = train.batches(rows=10, size=3, steps=8, runs=2)
     assert order.shape == (2, 8, 3)
     for run in range(2):

@@ -1,4 +1,4 @@
-"""The Proben1 benchmark, on small data sets made here, against plain NumPy."""
+"""The Proben1 benchmark, on small generated data sets, compared with plain NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -60,12 +60,12 @@ def test_network_and_error_measure(x64, sizes, shortcuts, weights):
 
 
 def proben1_optimizer(variant):
-    """Rprop as the report sets it, as far as `init` is concerned."""
+    """Rprop with the report's settings, as far as `init` needs them."""
     return training.optax_rprop.rprop(min_step_size=0.0, variant=variant)
 
 
 def slow_run(network, run, data, variant, protocol, max_epochs):
-    """One run of a linear network in NumPy and plain Python; its figures and end."""
+    """One run of a linear network in NumPy and plain Python: its figures and end."""
     weights = np.array(run.weights)
     textbook = reference.Rprop(len(weights), variant, min_step_size=0.0)
     for coordinate, step in zip(
@@ -129,7 +129,7 @@ def slow_run(network, run, data, variant, protocol, max_epochs):
     [("rprop-", 100), ("irprop+", 70)],
 )
 def test_runs_equal_plain_numpy(x64, variant, max_epochs, noisy_classes):
-    """Every figure of every run, whichever way it ends, of two of the variants."""
+    """Every figure of every run of two of the variants, however it ends."""
     parts = noisy_classes((40, 16, 20), inputs=3, outputs=2, seed=1)
     data = Split(*({"inputs": x, "targets": t} for x, t in parts))
     keys = jax.random.split(jax.random.key(1), 7)
@@ -171,17 +171,17 @@ def test_comparison_counts_in_deviations_and_errors(monkeypatch):
         }
     )
     found = report.compare(rows)
-    # What was not published is not compared.
+    # Figures that were not published are not compared.
     assert list(found["figure"]) == ["train_error", "test_error"]
     assert found["apart_sd"][0] == pytest.approx(3 / 12.5**0.5, rel=1e-5)
     assert found["apart_se"][0] == pytest.approx(3 / 5**0.5, rel=1e-5)
-    # A hundredth apart, of a figure that is rounded to one.
+    # The difference of 0.01 is within the rounding of the published figure.
     assert found["apart_sd"][1] == pytest.approx(12**0.5)
 
 
 @pytest.fixture
 def data_dir(tmp_path, monkeypatch, write_proben1, noisy_classes):
-    """Two small data sets, one of them in all tables, with figures to compare."""
+    """Two small data sets with published figures; one is in all tables."""
     folder = tmp_path / "data"
     folder.mkdir()
     for seed, name in enumerate(("one1", "two1"), 4):

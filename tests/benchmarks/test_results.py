@@ -1,4 +1,4 @@
-"""CSV files that grow by parts; tables and README files that are made of them."""
+"""CSV files that grow part by part, and the tables and README files made from them."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ TOPICS = ("speed", "full_batch", "eigenbasis", "minibatch", "proben1")
 
 
 def test_parts_are_added_and_skipped(tmp_path):
-    """A later study sees the parts of an earlier one, and adds rows in its columns."""
+    """A second study sees the parts of the first, and adds rows with its columns."""
     study = results.Study(tmp_path, "some", ["problem", "batch"])
     assert not study.has("digits", 8)
     study.add([{"problem": "digits", "batch": 8, "error": 1 / 3}])
@@ -46,7 +46,7 @@ def test_other_columns_are_refused(tmp_path):
 
 
 def test_environment_is_recorded(tmp_path):
-    """Once a run, however many parts it adds, and told in a sentence."""
+    """Once per run, however many parts it adds, and summarized in a sentence."""
     study = results.Study(tmp_path, "some", ["problem"])
     for problem in ("digits", "cancer"):
         study.add([{"problem": problem}])
@@ -59,13 +59,13 @@ def test_environment_is_recorded(tmp_path):
     [(1234.4, "1,234"), (0.00123456, "0.00123"), (0.0, "0"), (np.nan, "")],
 )
 def test_numbers_for_the_reader(value, text):
-    """Significant digits, no exponents for large numbers, nothing for no number."""
+    """Significant digits, no exponents for large numbers, empty if there is none."""
     assert tables.number(value) == text
 
 
 @kept_results
 def test_tables_are_current(capsys):
-    """Every table and figure of the README files is what the results say."""
+    """Every table and figure of the README files matches the results."""
     readmes = [
         BENCHMARKS.parent / "README.md",
         *BENCHMARKS.glob("*.md"),
@@ -79,7 +79,7 @@ def test_tables_are_current(capsys):
 
 @kept_results
 def test_a_changed_figure_is_noticed(tmp_path, capsys):
-    """The check fails where a number was edited."""
+    """The check fails if a number is edited."""
     text = (BENCHMARKS / "README.md").read_text()
     copy = tmp_path / "README.md"
     copy.write_text(text.replace("gradients", "9 gradients", 1))
@@ -90,7 +90,7 @@ def test_a_changed_figure_is_noticed(tmp_path, capsys):
 @kept_results
 @pytest.mark.parametrize("topic", TOPICS)
 def test_reports_draw_all_pictures(topic):
-    """Pictures are drawn from the kept results, and the README shows them."""
+    """Pictures are drawn from the recorded results, and the README shows them."""
     report = importlib.import_module(f"benchmarks.{topic}.report")
     texts = "".join(path.read_text() for path in (BENCHMARKS / topic).glob("*.md"))
     for name, draw in report.PICTURES.items():

@@ -1,4 +1,4 @@
-"""Every script runs in its quick form, and writes what its report reads."""
+"""Every script runs with ``--quick`` and writes the files of its report."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ BORROWED = {"eigenbasis": {"full_batch"}}
 
 
 def test_all_scripts_are_run():
-    """Some in tests of their own: they need data, or packages that import slowly."""
+    """Some have separate tests: they need data, or packages that import slowly."""
     found = {
         path.relative_to(BENCHMARKS).with_suffix("").as_posix()
         for path in MODULES
@@ -42,15 +42,15 @@ def test_all_scripts_are_run():
 @pytest.fixture
 def run_script(monkeypatch, precision):
     """A function that runs a script in this process: imports cost as much as runs."""
-    # All run through the same code, and each takes seconds to compile.
+    # All use the same code, and each needs seconds to compile.
     one = [o for o in optimizers.OPTIMIZERS if o.name == "irprop-"]
     for name in ("OPTIMIZERS", "AT_DEFAULTS"):
         monkeypatch.setattr(f"benchmarks.full_batch.baselines.{name}", one)
     monkeypatch.setattr("benchmarks.full_batch.baselines.TUNING_FREE", ())
-    monkeypatch.setattr("benchmarks.full_batch.insensitivity.CONTENDERS", one)
-    # Users have no strict promotion; for all threads, as some scripts work in several.
+    monkeypatch.setattr("benchmarks.full_batch.insensitivity.COMPARED", one)
+    # Users have no strict promotion. In all threads, because some scripts use several.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
-    # Nearly all of the time of a quick run is that of XLA.
+    # XLA accounts for nearly all of the time of a quick run.
     jax.config.update("jax_disable_most_optimizations", True)
 
     def run(topic, name, *arguments):
@@ -64,7 +64,7 @@ def run_script(monkeypatch, precision):
 
 @pytest.mark.parametrize("topic", SCRIPTS)
 def test_quick_runs_write_what_reports_read(topic, run_script, tmp_path):
-    """A smoke run leaves the kept results' files, with their columns; a second none."""
+    """A smoke run writes files like the recorded ones; a second run adds nothing."""
     for name in SCRIPTS[topic]:
         options = (topic, name, "--quick", "--output-dir", tmp_path)
         run_script(*options)
@@ -86,7 +86,7 @@ def test_quick_runs_write_what_reports_read(topic, run_script, tmp_path):
 
 @pytest.mark.parametrize("path", MODULES, ids=attrgetter("stem"))
 def test_imports_point_one_way(path):
-    """From a topic to itself and to what all share; of the package, the public part."""
+    """Topics import from themselves, ``common`` and the package's public names."""
     text = path.read_text()
     topic = path.parent.name
     found = set(re.findall(r"^(?:from|import) benchmarks\.(\w+)", text, re.MULTILINE))

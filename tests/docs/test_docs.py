@@ -29,7 +29,7 @@ def test_reference_has_every_public_name():
 def test_code_prints_what_the_page_shows(page):
     """A block is a doctest, or a few lines to be executed."""
     for block in BLOCKS[page]:
-        # As for a reader, without the strict mode of the tests.
+        # Without the strict mode of the tests, which readers do not have.
         with jax.numpy_dtype_promotion("standard"):
             if block.startswith(">>>"):
                 test = doctest.DocTestParser().get_doctest(block, {}, page, page, 0)

@@ -60,7 +60,7 @@ def finish(script, *options):
 
 
 def test_learns_the_digits(tmp_path, capsys):
-    """Reports three splits of the 1,797 rows and draws its picture."""
+    """Reports three parts of the 1,797 rows and draws its picture."""
     options = ["--variant", "irprop+", "--output-dir", str(tmp_path / "new")]
     assert train_mlp.main([*SMALL_MLP, *options, "--min-accuracy", "0.85"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -79,7 +79,7 @@ def test_fails_below_the_accuracy_asked_for(monkeypatch, tmp_path, capsys):
 
 
 def test_learns_where_plain_rprop_fails(tmp_path, capsys):
-    """Reports both, draws its picture, and finds the order it expects."""
+    """Reports both, draws its picture, and finds the expected order."""
     options = [*SMALL_MINIBATCH, "--output-dir", str(tmp_path / "new")]
     assert train_minibatch.main([*options, "--min-accuracy", "0.9"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -110,8 +110,8 @@ def test_a_plain_rprop_that_is_as_good_fails(monkeypatch, tmp_path, capsys):
 
 
 def test_killed_run_resumes_bit_for_bit(tmp_path):
-    """SIGKILL loses nothing: two starts end with the bits of one uninterrupted run."""
-    # It would train for hours, so it is killed before its end.
+    """After SIGKILL, the resumed run ends with the bits of an uninterrupted one."""
+    # It would train for hours, so it is always killed before the end.
     every_ten = ("--save-every", 10, "--output-dir")
     endless = (*every_ten, tmp_path / "killed", "--steps", 10**7)
     with started("checkpoint_resume.py", *endless) as process:
@@ -130,7 +130,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path):
     # The checkpoint being written may be lost, but not the one before.
     assert 20 <= newest < steps
     assert re.search(r"^Fingerprint [0-9a-f]{64}$", output, re.M)
-    # It has trained again, without interruption, to compare.
+    # It trained again without interruption to compare.
     assert "Identical, bit for bit, to the uninterrupted run" in output
 
 
@@ -156,7 +156,7 @@ def test_two_processes_give_the_result_of_one_device(tmp_path):
         output = finish("data_parallel.py", *options, "--process-id", 0)
         assert other.wait(TIMEOUT) == 0
     assert "Process 0 of 2: 2 of 4 devices" in output
-    # No partial derivative comes so near to 0 so early that rounding sets its sign.
+    # No partial derivative is so close to 0 so early that rounding determines its sign.
     identical = re.search(r"identical, bit for bit, in the first (\d+) ", output)
     assert int(identical[1]) >= 10
     assert (tmp_path / "data_parallel.npz").stat().st_size > 10_000

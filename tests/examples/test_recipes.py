@@ -1,8 +1,8 @@
-"""Everything a reader can copy from the Markdown files runs, as a reader runs it.
+"""All code that a reader can copy from the Markdown files runs, as for a reader.
 
-One process per file executes its Python blocks: not this one, whose strict
-promotion, eight devices and warnings cause errors that no reader has. Run as a script,
-this module is that process.
+A separate process per file executes its Python blocks, because the strict promotion,
+eight devices and warnings of the tests cause errors that no reader has. This module,
+run as a script, is that process.
 """
 
 import ast
@@ -48,12 +48,12 @@ class Block(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a block.
+    """The outcome of a block.
 
     Attributes:
-      shown: What it showed on the screen.
+      shown: Its output.
       failure: Where it failed, or None.
-      missing: Packages that it needs and that are absent: it was not executed.
+      missing: Required packages that are absent; if any, it was not executed.
     """
 
     shown: str
@@ -109,7 +109,7 @@ def execute(file, namespaces):
     namespace = {}
     for line, source in python_blocks(Path(file).read_text()):
         if namespaces == "fresh" or not namespace:
-            # Python shows warnings of deprecation to the main module alone.
+            # Python shows deprecation warnings only to the main module.
             namespace = {"__name__": "__main__"}
         if missing := imported(source) & absent:
             outcomes.append(Outcome("", None, sorted(missing)))
@@ -135,7 +135,7 @@ def execute_elsewhere(file, namespaces, folder):
     """`execute` in a new process, in an empty folder."""
     results = folder / "outcomes.json"
     process = subprocess.run(
-        # -P: the folder of the tests is not on the reader's path.
+        # -P: a reader does not have the folder of the tests on the path.
         [sys.executable, "-P", __file__, str(file), namespaces, str(results)],
         cwd=folder,
         capture_output=True,
@@ -157,7 +157,7 @@ def execute_elsewhere(file, namespaces, folder):
     ],
 )
 def test_blocks_run(name, tmp_path):
-    """Each ends without an error, and without a warning on the reader's screen.
+    """Each ends without an error and without a visible warning.
 
     One test per file, because its blocks share a process, whose start is slow.
     """
@@ -173,7 +173,7 @@ def test_blocks_run(name, tmp_path):
 
 @pytest.mark.parametrize("name", MARKDOWN)
 def test_no_fence_escapes(name):
-    """Every fence opens a Python block, or one of a language that is not Python."""
+    """Every fence opens a Python block or one of another known language."""
     text = (ROOT / name).read_text()
     fences = FENCE.findall(text)
     assert 2 * len(fences) == sum("```" in line for line in text.splitlines())
@@ -198,7 +198,7 @@ def test_recipes_check_themselves():
 
 
 def test_table_lists_the_scripts():
-    """Every script has its row in the table of examples."""
+    """Every script has a row in the table of examples."""
     rows = re.findall(r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|", RECIPES, re.MULTILINE)
     assert all(name == link for name, link in rows)
     modules = (ROOT / "examples").glob("*.py")

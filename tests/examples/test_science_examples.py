@@ -1,4 +1,4 @@
-"""The science examples: small runs, whose exit status is the check, and parts."""
+"""The science examples: small runs, which check their result, and parts of them."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ SMALL = {
 def test_small_run_passes_its_check(name, precision, monkeypatch, tmp_path, capsys):
     """The exit status is 0, and the picture is in a new folder."""
     for constant, numbers in ode_fit.CONSTANTS.items():
-        # A nearer start, for which so few evaluations are enough.
+        # A closer start, which needs only a few evaluations.
         nearer = numbers._replace(start=0.95 * numbers.truth)
         monkeypatch.setitem(ode_fit.CONSTANTS, constant, nearer)
     folder = tmp_path / "new"
@@ -50,7 +50,7 @@ def test_small_run_passes_its_check(name, precision, monkeypatch, tmp_path, caps
 
 
 def test_standing_still_fails(precision, monkeypatch, tmp_path, capsys):
-    """Optimizers that gain nothing, and never leave the domain, end with status 1."""
+    """Optimizers that make no progress and never leave the domain give status 1."""
 
     def stand_still(name, optimizer, evaluate, params, evaluations):
         return example_io.Run(name, np.array([30.0]), [params], [])
@@ -92,14 +92,16 @@ def test_likelihood_and_prediction_equal_scikit_learn(x64):
 
 
 def test_absorbance_equals_scipy(x64):
-    """Another solver, in tight tolerances, gives the same curves."""
+    """Another solver with tight tolerances gives the same curves."""
     truth = {name: c.truth for name, c in ode_fit.CONSTANTS.items()}
-    times = np.logspace(-3.5, 2.0, 45)  # As many as the script has: compiled once.
+    times = np.logspace(
+        -3.5, 2.0, 45
+    )  # As many as in the script, so that they are compiled once.
     actual = ode_fit.absorbance(ode_fit.constants("truth"), jnp.asarray(times))
     for row, substrate in zip(actual, ode_fit.SUBSTRATE, strict=True):
 
         def rates(time, state, substrate=substrate):
-            # All four species, where the script uses what is conserved.
+            # All four species; the script eliminates two by conservation.
             enzyme, free, bound, _ = state
             binding = truth["k_on"] * enzyme * free - truth["k_off"] * bound
             turnover = truth["k_cat"] * bound

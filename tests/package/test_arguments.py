@@ -1,4 +1,4 @@
-"""Every wrong argument is refused in words that help; every right one is used."""
+"""Every wrong argument raises a helpful error; every valid one is used."""
 
 import decimal
 import functools
@@ -28,7 +28,7 @@ def refused(error, *words):
 
 
 def rows(error, *table):
-    """Parameter sets: what is wrong, the error, and words of its message."""
+    """Parameter sets: the wrong argument, the error, and words of its message."""
     return [
         pytest.param(wrong, error, words, id=re.sub(r" at 0x.*", "", repr(wrong))[:30])
         for wrong, *words in table
@@ -120,7 +120,7 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
         ({"min_step_size": 1e-13} | PACKED, "at least 2**-42", "1e-13", '"split"'),
         ({"max_step_size": 2**42} | PACKED, "less than 2**42", "439804", '"split"'),
         ({"eta_plus": 1.2} | BYTE, "0.5 and 1.2", "eta_plus=0.5**-(1/3)", "about 1.26"),
-        # With fewer levels, the nearest that fits is farther off.
+        # With fewer levels, the closest valid one is farther away.
         (
             {"eta_plus": 1.2, "variant": "irprop+"} | BYTE,
             "eta_plus=0.5**-(1/2)",
@@ -129,7 +129,7 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
     ),
 )
 def test_wrong_option(options, error, words):
-    """The message names the option, what was expected, and what came."""
+    """The message names the option, the expected values and the actual one."""
     with refused(error, next(iter(options)), *words):
         optax_rprop.rprop(**options)
 
@@ -201,7 +201,7 @@ THEIRS = {
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
 def test_names_of_arguments(factory):
-    """Positional are those of Optax, or the first; PyTorch's are answered with ours."""
+    """Positional ones are those of Optax; for PyTorch's, the error names ours."""
     parameters = inspect.signature(factory).parameters.values()
     names = list(inspect.signature(optax.rprop).parameters)
     drop_in = "rprop" in factory.__name__
@@ -234,7 +234,7 @@ def test_names_of_arguments(factory):
     ),
 )
 def test_leaf_of_wrong_type(leaf, error, words):
-    """`init` and `update` take real floating numbers only, and name the leaf."""
+    """`init` and `update` accept only real floating numbers; errors name the leaf."""
     optimizer = optax_rprop.rprop()
     with refused(error, "params['layers'][1]", "real floating dtype", *words):
         optimizer.init({"layers": [jnp.zeros(2), leaf]})
@@ -254,7 +254,7 @@ def test_leaf_of_wrong_type(leaf, error, words):
     ),
 )
 def test_gradient_of_wrong_structure_or_shape(updates, error, words):
-    """A gradient belongs to the parameters; nothing is broadcast."""
+    """A gradient must match the parameters; nothing is broadcast."""
     optimizer = optax_rprop.rprop()
     state = optimizer.init({"w": jnp.zeros(2), "b": jnp.zeros(3)})
     with refused(error, *words):
@@ -272,7 +272,7 @@ def test_gradient_of_wrong_structure_or_shape(updates, error, words):
     ids=["tuple", "dict", "None", "chain"],
 )
 def test_state_of_wrong_type(spoil, got):
-    """A state that was taken apart is named as such."""
+    """The message says that this is not a whole state."""
     optimizer = optax_rprop.scale_by_rprop()
     state = optimizer.init(jnp.zeros(2))
     with refused(TypeError, "state must be", "'split'", got, "`init`"):
@@ -294,7 +294,7 @@ def test_state_of_the_other_layout():
 
 
 def test_state_of_another_variant():
-    """Each remembers other things, even where the arrays are alike."""
+    """The variants store different things, even if the arrays are alike."""
     params = jnp.zeros(2)
     optimizers = {variant: optax_rprop.rprop(variant=variant) for variant in VARIANTS}
     states = {
@@ -315,7 +315,7 @@ def test_state_of_another_variant():
     ),
 )
 def test_state_of_wrong_shape(fields, error, words):
-    """Serializers restore wrong shapes silently: none may be broadcast."""
+    """Serializers restore wrong shapes silently; these must not be broadcast."""
     optimizer = optax_rprop.scale_by_rprop()
     state = optimizer.init(jnp.zeros(2))._replace(**fields)
     with refused(error, *words):
@@ -339,7 +339,7 @@ def test_state_of_wrong_shape(fields, error, words):
     ),
 )
 def test_wrong_value(value, error, words):
-    """irprop+ wants a loss: one real number."""
+    """irprop+ needs a loss, one real number."""
     optimizer = optax_rprop.rprop(variant="irprop+")
     params = jnp.zeros(2)
     with refused(error, "value", *words):
@@ -369,7 +369,7 @@ VECTORS = "are scalars or vectors. Use full_matrix=True."
     ],
 )
 def test_nothing_to_rotate(params, message):
-    """The wrapper would do nothing; the message says what helps."""
+    """The wrapper would do nothing; the message has the remedy."""
     message = (
         re.escape("in_eigenbasis has nothing to rotate: ") + ".*" + re.escape(message)
     )
@@ -382,7 +382,7 @@ def test_nothing_to_rotate(params, message):
 
 @pytest.mark.parametrize("shape", [(2, 2), (0, 2)])
 def test_a_value_that_is_no_float_is_left_to_rprop(shape):
-    """It is ignored, or refused by the variant that reads it."""
+    """It is ignored, unless the variant reads it and refuses it."""
     params = jnp.ones(shape)
     ignoring, reading = in_eigenbasis(rprop()), in_eigenbasis(rprop(variant="irprop+"))
     states = [jax.eval_shape(tx.init, params) for tx in (ignoring, reading)]
@@ -412,7 +412,7 @@ BYTE = rprop(eta_plus=2.0, state_layout="byte")
     ],
 )
 def test_wrong_types_are_refused(call, message):
-    """Which argument, what came, what was expected."""
+    """Messages name the argument, the actual and the expected value."""
     with pytest.raises(TypeError, match=message):
         call()
 
@@ -456,15 +456,15 @@ def test_wrong_types_are_refused(call, message):
     ],
 )
 def test_wrong_values_are_refused(call, message):
-    """What came, what was expected, what to do."""
+    """Messages say what is wrong and what to do."""
     with pytest.raises(ValueError, match=message):
         call()
 
 
 # ----------------------------------------------------------------------------
-# What is right is used
+# Valid arguments are used
 
-# Signs change, stay and are 0, and the loss rises and falls.
+# Signs change, repeat and are 0; the loss rises and falls.
 GRADS = jnp.array([1.0, 1.0, 1.0, -1.0, 1.0, 0.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
 VALUES = jnp.array([5.0, 4.0, 3.0, 4.0, 2.0, 1.0, 0.0, 2.0, 1.0, 0.0, -1.0, -2.0])
 PLAIN = dict(zip(NUMBERS, (0.01, 0.5, 1.2, 1e-6, 50.0), strict=True))
@@ -472,7 +472,7 @@ ODD = dict(zip(NUMBERS, (0.3, 0.25, 4.0, 0.008, 0.012), strict=True))
 
 
 def test_each_number_is_used():
-    """Another one makes other updates."""
+    """Changing any of them changes the updates."""
 
     @jax.jit
     def run(numbers):
@@ -513,7 +513,7 @@ def test_numbers_at_their_limits_pass(options):
         ({"min_step_size": 1e-12}, 56, 28),
         ({"min_step_size": 0.0, "max_step_size": 1e8}, 56, 28),
         ({"variant": "irprop+"}, 34, 16),
-        # As far as the bound that was given leaves levels above.
+        # As far as the given bound leaves levels above.
         ({"max_step_size": 0.02, "min_step_size": 1e-12}, 81, 3),
     ],
 )

@@ -1,4 +1,4 @@
-"""What Optax and JAX expect of a transformation, for each that the package has."""
+"""The contract of Optax and JAX, for every transformation of the package."""
 
 import collections
 import functools
@@ -45,7 +45,7 @@ ALL = [*NAMES, "eigenbasis", "full matrix"]
 
 
 def each(names, by_default):
-    """Parameters of these names; by default, not all of them run."""
+    """Parametrizes over these names; by default, some are skipped."""
     optimizers = dict(zip(ALL, LEAST + CHAINS + ROTATED, strict=True))
     marks = {name: () if name in by_default else pytest.mark.slow for name in names}
     return pytest.mark.parametrize(
@@ -55,11 +55,11 @@ def each(names, by_default):
 
 
 each_optimizer = each(ALL, NAMES)
-# Where much is compiled, the layout and the chain that do most.
+# For expensive tests: the layout and the chain with the largest programs.
 each_if_slow = each(ALL, ["byte", "minibatch"])
 each_elementwise = each(NAMES, ["byte", "minibatch"])
 
-# Every compilation that the process makes, whoever asks for it.
+# All compilations of the process.
 _compilations = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, _, **__: "backend_compile" in event and _compilations.append(event)
@@ -107,7 +107,7 @@ def types(tree):
 
 
 def drive(optimizer, params, value):
-    """Steps under scan, cond and while_loop: each refuses a state that changes."""
+    """Steps under scan, cond and while_loop, which refuse a state that changes."""
 
     def step(params, state, value):
         updates, state = optimizer.update(params, state, params, value=value)
@@ -133,7 +133,7 @@ def test_types_are_stable_under_control_flow(x64, optimizer):
     mixed = {dtype: np.ones((2, 2), dtype) for dtype in FLOATS}
     for dtype in FLOATS:
         for params in (mixed, mixed[dtype]):
-            # Traced but not compiled, which is what types need.
+            # Traced but not compiled, which is enough for types.
             expected = types((params, jax.eval_shape(optimizer.init, params)))
             run = functools.partial(drive, optimizer)
             value = np.ones((), dtype)
@@ -142,7 +142,7 @@ def test_types_are_stable_under_control_flow(x64, optimizer):
 
 @each_optimizer
 def test_dtypes_of_state_and_updates(x64, optimizer):
-    """The state's are those of the parameters, and the updates' those of gradients."""
+    """The state has the dtypes of the parameters, updates those of the gradients."""
     for param_dtype, grad_dtype in itertools.product(FLOATS, FLOATS):
         params, grads = np.ones((2, 2), param_dtype), np.ones((2, 2), grad_dtype)
         state = jax.eval_shape(optimizer.init, params)
@@ -204,7 +204,7 @@ TREES = {
 
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())
 def test_trees_of_any_kind(tree):
-    """Structure kept, each leaf moved by its own sign, weak types made strong."""
+    """The structure is kept, signs decide per leaf, weak types become strong."""
     expected = jax.tree.map(lambda leaf: -0.5 * np.sign(leaf), tree)
     for optimizer in LEAST:
         state = optimizer.init(tree)
@@ -226,7 +226,7 @@ def test_trees_of_any_kind(tree):
 
 @each_optimizer
 def test_init_of_abstract_parameters(optimizer):
-    """`ShapeDtypeStruct`s suffice, and give what real parameters do."""
+    """`ShapeDtypeStruct`s suffice, and give the state of real parameters."""
     params = {"a": jnp.ones((2, 3), "bfloat16"), "b": (jnp.ones(()), None)}
     abstract = jax.eval_shape(lambda: params)
     expected = optimizer.init(params)
@@ -245,9 +245,9 @@ def pointers(tree):
 
 @each_optimizer
 def test_a_step_is_compiled_once_and_made_in_place(optimizer):
-    """Each finds types, weak types, placement and memory of the one before.
+    """Each finds types, weak types, placement and memory of the last one.
 
-    Donations that are not used would warn.
+    Unused donations would cause a warning.
     """
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -255,7 +255,7 @@ def test_a_step_is_compiled_once_and_made_in_place(optimizer):
         updates, state = optimizer.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state
 
-    # Two leaves alike: their state must not be one array.
+    # Two equal leaves: their state must not be the same array.
     params = {name: jnp.ones((10, 10)) for name in "ab"} | {
         "c": jnp.ones(9, "bfloat16")
     }
@@ -277,12 +277,12 @@ def test_a_step_is_compiled_once_and_made_in_place(optimizer):
     assert counts == [1, 0, 0, 0]
 
 
-# Arrays of shape () are those that a state could share; a byte shares its unit.
+# A state could share arrays of shape (); those of a byte share the unit.
 GIVEN = {"learning_rate": 0.1, "min_step_size": 1e-3, "max_step_size": 50.0}
 
 
 def given(layout):
-    """Rprop with hyper-parameters that are arrays of the caller, and these."""
+    """Rprop with the caller's arrays as hyper-parameters, and these arrays."""
     arrays = {name: jnp.array(number) for name, number in GIVEN.items()}
     options = {"eta_plus": 2.0, "variant": "rprop+", "state_layout": layout}
     return optax_rprop.rprop(**arrays, **options), arrays
@@ -343,7 +343,7 @@ OWNING = {
     ],
 )
 def test_state_owns_its_memory(standard_promotion, name):
-    """No array of a state is the caller's or another's; the caller's live on."""
+    """No array belongs to the caller or twice to the state; the caller's stay alive."""
     optimizer, arrays = OWNING[name]()
     optimizer = optax.with_extra_args_support(optimizer)
     for params in ({"a": jnp.array(1.0), "b": jnp.array(2.0)}, {"a": jnp.ones(2)}):
@@ -363,7 +363,7 @@ def test_state_owns_its_memory(standard_promotion, name):
 
 @each_if_slow
 def test_debugging_flags_find_nothing(optimizer):
-    """No infinity or NaN on the way, not even in branches that are not taken."""
+    """No infinity or NaN in between, not even in branches that are not selected."""
     params = {"a": jnp.ones((2, 2)), "b": jnp.zeros(0)}
     rows = [[1, -1, 1, 0], [1, 1, -1, 0], [1, 1, 0, 1e30], [1, -1, 1e-30, -1]]
     with jax.debug_nans(True), jax.debug_infs(True):
@@ -371,17 +371,17 @@ def test_debugging_flags_find_nothing(optimizer):
         for value, row in enumerate(rows):
             grads = {"a": jnp.array(row, "float32").reshape(2, 2), "b": jnp.zeros(0)}
             value = jnp.array(value, "float32")
-            # Eagerly, where each operation is looked at.
+            # Eagerly, so that each operation is checked.
             _, state = optimizer.update(grads, state, params, value=value)
         jax.jit(optimizer.update)(grads, state, params, value=value)
-        # And the flags are awake.
+        # The flags are active.
         with pytest.raises(FloatingPointError):
             jnp.array(3e38) * 2.0
 
 
 @each_optimizer
 def test_leaks_no_tracer_and_promotes_no_rank(optimizer):
-    """Nothing made while tracing outlives it, nor is a rank promoted silently."""
+    """No tracer outlives its trace, and no rank is promoted silently."""
     params, grads, values = two_leaves()
     with jax.checking_leaks(), jax.numpy_rank_promotion("raise"):
         run = jax.jit(functools.partial(feed, optimizer))
@@ -426,12 +426,12 @@ def test_lowers_for_devices_that_are_not_there(optimizer):
     for platform in ("tpu", "cuda", "rocm"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "stablehlo.multiply" in text
-        # Nothing that only one platform could know.
+        # Nothing specific to one platform.
         assert "custom_call" not in text
 
 
 def test_saving_and_loading_in_mid_run(x64):
-    """A run that is continued from a file is the run that never stopped."""
+    """A run that is resumed from a file equals an uninterrupted one."""
     serialization = pytest.importorskip("flax.serialization")
     optimizer = optax.chain(optax.clip(10.0), build(WRAPPED))
     dtypes = ("bfloat16", "float32", "float64")
@@ -554,7 +554,7 @@ def test_injected_initial_step_sizes(over):
 
 @each_configuration
 def test_map_params(options):
-    """Optax tells the parameters' shadows in the state from all else."""
+    """Optax finds the trees of the state that are like the parameters."""
     params = {"a": jnp.ones(3), "b": (jnp.ones((2, 2)), None)}
 
     def kinds(optimizer):
@@ -584,7 +584,7 @@ def test_map_params(options):
 
 
 def test_no_field_is_taken_for_another():
-    """Optax looks stored losses and gradients up by name, and must find none."""
+    """Optax looks up stored losses and gradients by name, and must find none."""
     state = build(WRAPPED).init(jnp.ones(2))
     for name in ("value", "grad", "count"):
         assert optax.tree.get(state, name) is None

@@ -1,10 +1,10 @@
-"""What a step costs, by what XLA's CPU compiler makes of it; nothing is timed.
+"""The cost of a step in the program of XLA's CPU compiler; nothing is timed.
 
 XLA's CPU backend compiles one fusion for each output of a leaf, and each fusion
-reads its inputs from memory again. Where one overwrites a donated buffer that
-another still reads, it copies the buffer first. So bytes, fusions and copies tell
-a good formulation of the rule from one that takes three times as long. The limits
-are what jax 0.5.3, 0.10.2 and 0.12.0 all compile to.
+reads its inputs from memory again. If one overwrites a donated buffer that another
+still reads, it copies the buffer first. So bytes, fusions and copies distinguish a
+good formulation of the rule from one that takes three times as long. The limits are
+the counts of jax 0.5.3, 0.10.2 and 0.12.0, which agree.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 SIZE = 1_000_000
-# Rounds off scalars, such as the loss of irprop+.
+# Rounds away scalars, such as the loss of irprop+.
 TOLERANCE = 0.01
 
 
@@ -77,8 +77,8 @@ def assert_within(actual, limit):
     assert actual.copies <= limit.copies
 
 
-# irprop+ compares two losses, which is one more fusion, of scalars, and keeps the
-# last, which is one more copy. The bounds of a byte are two fusions of scalars.
+# irprop+ compares two losses, one more fusion of scalars, and keeps the last one, one
+# more copy. The bounds of a byte are two fusions of scalars.
 @pytest.mark.parametrize(
     ("state_layout", "variant", "skip_zero_grads", "limit"),
     [
@@ -100,15 +100,15 @@ def assert_within(actual, limit):
     ],
 )
 def test_cost_of_one_leaf(state_layout, variant, skip_zero_grads, limit):
-    """A step moves no more bytes, and takes no more operations, than it did."""
+    """The bytes and operations of a step do not increase."""
     optimizer = rprop(
         variant=variant, skip_zero_grads=skip_zero_grads, state_layout=state_layout
     )
     assert_within(cost(optimizer), limit)
 
 
-# The root mean square of a leaf is two more fusions, of scalars but for one reading of
-# the parameters, which the test reads once again.
+# The root mean square of a leaf is two more fusions. One of them reads the parameters,
+# and the test reads them again.
 @pytest.mark.parametrize(
     ("state_layout", "statistics_dtype", "lean", "limit"),
     [
@@ -125,13 +125,13 @@ def test_cost_of_one_leaf(state_layout, variant, skip_zero_grads, limit):
     ],
 )
 def test_cost_of_a_sign_test(state_layout, statistics_dtype, lean, limit):
-    """The chain for mini-batches, likewise."""
+    """The same for the chain for mini-batches."""
     optimizer = optax.chain(
         resolve_signs(lean=lean, statistics_dtype=statistics_dtype),
         rprop(0.05, skip_zero_grads=True, state_layout=state_layout),
     )
     if lean and jax.__version_info__ < (0, 10):
-        # Older compilers write the squares down before they add them up.
+        # Older compilers store the squares before adding them.
         limit = limit._replace(
             bytes_accessed=limit.bytes_accessed + 12.5, temporary_bytes=4.2
         )
@@ -160,12 +160,12 @@ def test_cheaper_than_its_peers(state_layout):
 def test_state_bytes_per_parameter(x64, variant, dtype, split_bytes, packed_bytes):
     """A step size and an int8, or the one float or byte that holds both.
 
-    The loss of irprop+ is one number more.
+    irprop+ has one more number, the loss.
     """
     params = jax.ShapeDtypeStruct((SIZE,), jnp.dtype(dtype))
     bytes_of = {"split": split_bytes, "packed": packed_bytes, "byte": 1}
     for state_layout, expected in bytes_of.items():
         optimizer = rprop(variant=variant, state_layout=state_layout)
         state = jax.eval_shape(optimizer.init, params)
-        # Beside scalars.
+        # Apart from scalars.
         assert expected * SIZE <= nbytes(state) <= expected * SIZE + 100

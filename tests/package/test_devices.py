@@ -1,4 +1,4 @@
-"""The same code, and the same numbers, on one device, on many, and elsewhere."""
+"""The same code and the same numbers on one device, several, and other platforms."""
 
 import functools
 import re
@@ -38,13 +38,13 @@ SPECS = {
 }
 SHAPES = {"matrix": (8, 4), "columns": (3, 6), "vector": (4,), "scalar": ()}
 STEPS = 20
-# Where types carry shardings, nothing is left to XLA: the stricter of the two.
+# If types contain shardings, XLA decides nothing: the stricter of the two.
 KINDS = ("Explicit", "Auto")
 
 
 @pytest.fixture(params=KINDS)
 def mesh(request, cpu_devices):
-    """Eight devices in two dimensions; who decides on shardings is the parameter."""
+    """Eight devices in two dimensions; the parameter is the type of the axes."""
     kind = getattr(jax.sharding.AxisType, request.param)
     mesh = jax.make_mesh(
         (4, 2), ("data", "model"), axis_types=(kind, kind), devices=cpu_devices
@@ -64,7 +64,7 @@ def streams():
 
 
 def distribute(mesh, tree, *stacked):
-    """Spread leaves over the mesh as `SPECS` say, after axes that are stacked."""
+    """Shard leaves over the mesh by `SPECS`, after stacked axes."""
     shardings = {
         name: NamedSharding(mesh, PartitionSpec(*stacked, *spec))
         for name, spec in SPECS.items()
@@ -80,7 +80,7 @@ def distributed_step(mesh):
 
 
 def assert_placed_like(tree, params):
-    """Every leaf lies as the parameter of the same place in the tree does."""
+    """Every leaf is sharded like the corresponding parameter."""
 
     def check(leaf, param):
         assert leaf.sharding.is_equivalent_to(param.sharding, param.ndim)
@@ -89,8 +89,8 @@ def assert_placed_like(tree, params):
 
 
 def assert_state_placed_like(state, params):
-    """Every leaf of the state that belongs to a parameter lies as it does."""
-    # As `optax` tells what belongs to the parameters.
+    """Every leaf of the state that belongs to a parameter is sharded like it."""
+    # Optax finds the leaves that belong to parameters.
     for tree in state[0]:
         if jax.tree.structure(tree) == jax.tree.structure(params):
             assert_placed_like(tree, params)
@@ -109,13 +109,13 @@ def own_step_sizes(params):
 @pytest.mark.parametrize("learning_rate", [0.1, own_step_sizes], ids=["", "own"])
 @each_configuration
 def test_state_and_updates_lie_as_the_parameters(mesh, options, learning_rate):
-    """By `init`, eager or compiled and told the shardings, and by eager `update`."""
+    """By `init`, eager or compiled with shardings, and by eager `update`."""
     optimizer = rprop(learning_rate, **options)
     params, grads = distributed_step(mesh)
     shardings = state_shardings(optimizer, params, NamedSharding(mesh, PartitionSpec()))
     inits = [optimizer.init, jax.jit(optimizer.init, out_shardings=shardings)]
     if mesh.axis_types[0] == jax.sharding.AxisType.Explicit:
-        # Where types carry shardings, the parameters' own are enough.
+        # If types contain shardings, those of the parameters are enough.
         inits.append(jax.jit(optimizer.init))
     for init in inits:
         state = init(params)
@@ -129,7 +129,7 @@ def test_state_and_updates_lie_as_the_parameters(mesh, options, learning_rate):
 @pytest.mark.slow
 @each_configuration
 def test_update_needs_no_communication(mesh, options):
-    """Each device adapts what it holds, where it holds it, and compiles that once."""
+    """Each device updates its own shards in place; everything is compiled once."""
     optimizer = rprop(**options)
     params, grads = distributed_step(mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -146,9 +146,9 @@ def test_update_needs_no_communication(mesh, options):
     new_params, new_state = step(params, state, grads, value)
     assert_placed_like(new_params, params)
     assert_state_placed_like(new_state, params)
-    # An executable takes only what it was compiled for, so this would raise.
+    # An executable accepts only the shardings that it was compiled for.
     step(new_params, new_state, grads, value)
-    # The pattern sees what it looks for.
+    # The pattern finds communication where there is some.
     total = jax.jit(jnp.sum).lower(params["vector"]).compile()
     assert COLLECTIVE.search(total.as_text())
 
@@ -222,7 +222,7 @@ def in_each_row(optimizer, mesh):
     ],
 )
 def test_ensembles_over_devices(cpu_devices, name, over, kind):
-    """No type differs from step to step: traced, which is what types need."""
+    """No type changes between steps; tracing is enough to test that."""
     if not hasattr(jax, "set_mesh"):
         pytest.skip("Explicit axes of this version of JAX are not complete")
     axis_type = getattr(jax.sharding.AxisType, kind)
@@ -237,7 +237,7 @@ def test_ensembles_over_devices(cpu_devices, name, over, kind):
         if (name, over) != ("irprop+", in_each_row):
             return
         params, _ = jax.device_get(run(placed))
-    # Together they do what they do one by one.
+    # The results are the same together and one by one.
     alone = jax.jit(lambda model: descend(optimizer, loss, model, STEPS)[0])
     expected = np.stack([alone(model) for model in start])
     np.testing.assert_allclose(params, expected, rtol=1e-5, atol=1e-6)

@@ -1,8 +1,8 @@
-"""The way back into the loss's domain: guaranteed for irprop+, and what breaks it.
+"""Recovery from a non-finite loss: guaranteed for irprop+, and what breaks it.
 
-Random coupled domains, in which a coordinate alone does not know whether it may
-move. From a first point inside, irprop+ never evaluates the loss twice in a row
-outside, whatever the first step size.
+The domains are random and coupled, so a single coordinate cannot tell whether an update
+leaves them. From a first point inside, irprop+ never evaluates the loss twice in a row
+outside, for any initial step size.
 """
 
 import functools
@@ -28,7 +28,7 @@ def polytope(data, x):
 
 
 def polytope_without_barrier(data, x):
-    """Finite up to the boundary, with square roots that are NaN beyond."""
+    """Finite up to the boundary, with square roots that are NaN outside."""
     slacks = 0.2 + jnp.abs(data["offsets"]) - data["normals"] @ x
     return jnp.sum((x - 0.3 * data["slope"]) ** 2) - 0.1 * jnp.sum(jnp.sqrt(slacks))
 
@@ -64,7 +64,7 @@ def problems(dtype):
 
 
 def run(loss, dtype, **options):
-    """The losses of all problems from all first steps; the last axis counts steps."""
+    """The losses of all problems and initial step sizes; steps on the last axis."""
 
     def descend_one(data, learning_rate):
         optimizer = optax_rprop.rprop(learning_rate, **SETTINGS, **options)
@@ -77,7 +77,7 @@ def run(loss, dtype, **options):
 
 
 def twice_in_a_row(outside):
-    """Whether any two neighbours are both outside."""
+    """Whether any two successive points are both outside."""
     return np.any(outside[..., 1:] & outside[..., :-1])
 
 
@@ -86,11 +86,11 @@ def twice_in_a_row(outside):
     "dtype", [pytest.param("float32", marks=pytest.mark.once), "float64"]
 )
 def test_never_outside_twice_in_a_row(x64, dtype, loss):
-    """In 40 problems from six first steps each, and the loss falls."""
+    """In 40 problems with six initial step sizes each; and the loss falls."""
     values = run(loss, dtype, variant="irprop+")
     outside = ~np.isfinite(values)
     assert not outside[..., 0].any()
-    # The large first steps leave the domain, or this would show nothing.
+    # Large initial steps leave the domain, otherwise this would show nothing.
     assert outside[:, -2:].any(axis=-1).mean() > 0.5
     assert not twice_in_a_row(outside)
     assert np.all(np.nanmin(values, axis=-1) < values[..., 0])
@@ -116,7 +116,7 @@ def test_in_an_eigenbasis_too(x64):
 
 
 def outside_of(optimizer, loss, start, steps=200):
-    """Points, losses, and where these are not finite."""
+    """Points, losses, and where these are non-finite."""
     params, values = jax.jit(lambda x: descend(optimizer, loss, x, steps))(start)
     return np.asarray(params), values, ~np.isfinite(values)
 
@@ -137,9 +137,9 @@ def test_the_next_point_is_the_last_one_inside(x64):
 
 
 # ----------------------------------------------------------------------------
-# Beside other transformations
+# With other transformations
 
-# The last breaks what is promised: it cuts the way back more than the way out.
+# The last breaks the guarantee: it cuts the undo more than the update.
 BEHIND = {
     "scale": optax.scale(0.5),
     "mask": optax.masked(optax.scale(2.0), True),
@@ -152,8 +152,8 @@ BEHIND = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BEHIND)
-def test_transformations_behind(name):
-    """What is the same odd function of the update at each step may follow."""
+def test_transformations_after_rprop(name):
+    """Fixed odd functions of the update keep the guarantee."""
     optimizer = optax.chain(optax_rprop.rprop(2.0, variant="irprop+"), BEHIND[name])
 
     def outside(seed):
@@ -205,12 +205,12 @@ ALONE = {
         optax.zero_nans(), optax_rprop.rprop(5.0, variant="rprop+")
     ),
 }
-# By default, what a recipe shows, and what a user would try.
+# By default, only those of a recipe, and one that a user might try.
 SLOW = set(ALONE) - {"irprop+", "cleaned", "apply_if_finite"}
 
 
 @pytest.mark.parametrize(
-    ("name", "loss", "returns"),
+    ("name", "loss", "recovers"),
     [
         pytest.param(*row, marks=pytest.mark.slow if row[0] in SLOW else [])
         for row in [
@@ -223,17 +223,17 @@ SLOW = set(ALONE) - {"irprop+", "cleaned", "apply_if_finite"}
         ]
     ],
 )
-def test_who_returns(standard_promotion, name, loss, returns):
-    """Who reads the loss; but not if a wrapper hides the outside or keeps a NaN."""
+def test_which_optimizers_recover(standard_promotion, name, loss, recovers):
+    """Those that see the failure, unless a wrapper hides it or keeps a NaN."""
     params, _, outside = outside_of(ALONE[name], loss, jnp.array(8.0), 100)
     assert outside.any()
-    assert twice_in_a_row(outside) == (not returns and name != "accumulated")
-    assert (abs(params[-1] - 1) < 1e-4) == returns
+    assert twice_in_a_row(outside) == (not recovers and name != "accumulated")
+    assert (abs(params[-1] - 1) < 1e-4) == recovers
 
 
 @pytest.mark.slow
-def test_a_simplex_wants_the_gradient_in_its_plane(standard_promotion):
-    """Equal signs move all coordinates alike, which the projection undoes."""
+def test_a_simplex_needs_the_gradient_in_its_plane(standard_promotion):
+    """With equal signs, all updates are equal, and the projection cancels them."""
     optimizer = optax_rprop.rprop(max_step_size=1.0)
 
     @jax.jit
@@ -254,7 +254,7 @@ def test_a_simplex_wants_the_gradient_in_its_plane(standard_promotion):
 
 @pytest.mark.slow
 def test_the_optimum_has_no_derivative_by_the_data():
-    """It is 0, for only signs are read: see the docstring for what to use instead."""
+    """It is 0, because only signs are used; the docstring has the alternative."""
 
     def optimum(target):
         optimizer = optax_rprop.rprop(0.1)

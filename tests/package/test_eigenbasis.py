@@ -1,4 +1,4 @@
-"""Rprop in a learned eigenbasis: the rule, what it must not break, what it promises."""
+"""Rprop in a learned eigenbasis: the rule, invariances, bad numbers, devices."""
 
 import functools
 
@@ -24,15 +24,15 @@ STEPS = 24
 
 
 def irprop_plus(**options):
-    """The variant that needs all there is."""
+    """The variant with the largest state."""
     return rprop(**{"learning_rate": 0.1, "variant": "irprop+"} | options)
 
 
 def mixed(seed=1, steps=STEPS):
     """A leaf that is rotated and one that is not; their gradients, and losses.
 
-    One difference is enough to see all directions of a square. In those that are not
-    seen yet, rounding chooses the eigenvectors, and two programs may differ.
+    One difference determines all directions of a square matrix. In undetermined
+    directions rounding chooses the eigenvectors, and two programs may differ.
     """
     params = {
         "matrix": jnp.ones((2, 2)),
@@ -69,7 +69,7 @@ def square(**options):
         ((3, 2), (0, 1), False, "rprop+", "packed"),
         ((3, 2), (0, 1), False, "irprop-", "packed"),
         ((3, 2), (0, 1), False, "irprop+", "split"),
-        # An axis of size 1, and one that is too long.
+        # With an axis of size 1, and one that is too long.
         ((2, 1, 6), (0,), False, "irprop+", "packed"),
         ((4,), (0,), True, "irprop+", "split"),
     ],
@@ -77,10 +77,10 @@ def square(**options):
 def test_follows_the_transcription(
     x64, shape, rotated, full_matrix, variant, state_layout
 ):
-    """Step by step, among NaN, infinities, zeros and gradients that come twice.
+    """Step by step, with NaN, infinities, zeros and repeated gradients.
 
-    Eigenvectors are not unique, so the transcription takes the package's, after a look
-    at whether they are any.
+    Eigenvectors are not unique, so the transcription uses those of the package, after
+    checking that they are eigenvectors.
     """
     settings = {"learning_rate": 0.25, "eta_plus": 1.5, "variant": variant}
     optimizer = in_eigenbasis(
@@ -99,25 +99,27 @@ def test_follows_the_transcription(
     values[7], values[15] = NAN, INF
     state = optimizer.init(jnp.zeros(shape))
     update = jax.jit(optimizer.update)
-    turns = 0
+    basis_updates = 0
     for grad, value in zip(grads, values, strict=True):
         before = state.bases
-        moves, state = update(jnp.asarray(grad), state, value=value)
+        updates, state = update(jnp.asarray(grad), state, value=value)
         (moments,), (bases,) = state.moments, state.bases
         bases = {axis: np.array(bases[axis]) for axis in rotated}
         assert [m is not None for m in moments] == [
             i in rotated for i in range(len(shape))
         ]
         if book.learn(grad, value):
-            turns += 1
-            book.turn(bases)
+            basis_updates += 1
+            book.change_basis(bases)
             for axis, basis in bases.items():
                 np.testing.assert_allclose(
                     basis.T @ basis, np.eye(len(basis)), atol=1e-12
                 )
-                turned = basis.T @ book.moments[axis] @ basis
-                # The anchor moves what is this small.
-                np.testing.assert_allclose(turned, np.diag(np.diag(turned)), atol=1e-11)
+                diagonal = basis.T @ book.moments[axis] @ basis
+                # The anchor changes entries below this.
+                np.testing.assert_allclose(
+                    diagonal, np.diag(np.diag(diagonal)), atol=1e-11
+                )
             if full_matrix:
                 np.testing.assert_array_equal(state.units[0], book.units)
         else:
@@ -126,7 +128,7 @@ def test_follows_the_transcription(
             np.testing.assert_allclose(moments[axis], book.moments[axis], rtol=1e-12)
         with np.errstate(invalid="ignore"):
             expected = book.update(grad, value)
-        np.testing.assert_allclose(moves, expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(updates, expected, rtol=1e-10, atol=1e-12)
         plain = optax_rprop.get_rprop_state(state)
         np.testing.assert_allclose(
             np.ravel(plain.step_sizes), book.rprop.step_sizes, rtol=1e-10
@@ -134,7 +136,7 @@ def test_follows_the_transcription(
         codes = np.ravel(plain.prev_grad_signs)
         signs = np.where(np.abs(codes) == 2, 0, codes)
         np.testing.assert_array_equal(signs, book.rprop.prev_grad_signs)
-    assert turns == 6
+    assert basis_updates == 6
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -151,7 +153,7 @@ def on_quadratic(optimizer, hessian, params, state):
 
 
 def orthogonal(seed):
-    """A rotation at random."""
+    """A random rotation."""
     return jnp.asarray(np.linalg.qr(np.random.default_rng(seed).normal(size=(5, 5)))[0])
 
 
@@ -161,25 +163,27 @@ def valley():
     return axes * jnp.geomspace(1.0, 1e2, 5) @ axes.T
 
 
-def test_does_not_see_a_rotation_of_the_problem(x64):
-    """Once a basis is learned: problem and state turned alike give the same losses."""
-    hessian, turn = valley(), orthogonal(7)
+def test_is_invariant_to_rotations_of_the_problem(x64):
+    """With a learned basis, rotating problem and state gives the same losses."""
+    hessian, rotation = valley(), orthogonal(7)
     optimizer = in_eigenbasis(irprop_plus())
     start = jnp.arange(1.0, 6.0)[:, None]
     (params, state), _ = on_quadratic(optimizer, hessian, start, optimizer.init(start))
-    turned = state._replace(
-        prev_grads=turn @ state.prev_grads,
-        moments=((turn @ state.moments[0][0] @ turn.T, None),),
-        bases=((turn @ state.bases[0][0], None),),
+    rotated = state._replace(
+        prev_grads=rotation @ state.prev_grads,
+        moments=((rotation @ state.moments[0][0] @ rotation.T, None),),
+        bases=((rotation @ state.bases[0][0], None),),
     )
     _, expected = on_quadratic(optimizer, hessian, params, state)
-    _, actual = on_quadratic(optimizer, turn @ hessian @ turn.T, turn @ params, turned)
+    _, actual = on_quadratic(
+        optimizer, rotation @ hessian @ rotation.T, rotation @ params, rotated
+    )
     assert expected[-1] < 0.1 * expected[0]
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
-def test_does_not_see_the_units_of_parameters(x64):
-    """Once a basis is learned, likewise with other units; of a full matrix only."""
+def test_is_invariant_to_the_units_of_parameters(x64):
+    """With a learned basis, changing units does the same; only for the full matrix."""
     hessian = valley()
     units = 2.0 ** jnp.array([3.0, -40.0, 0.0, 21.0, -7.0])
     bounds = {"min_step_size": 1e-30, "max_step_size": 1e30}
@@ -197,8 +201,8 @@ def test_does_not_see_the_units_of_parameters(x64):
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
-def test_runs_repeat_though_sums_are_rounded_otherwise(x64):
-    """The anchor decides in directions in which no difference was seen yet."""
+def test_other_rounding_gives_the_same_run(x64):
+    """The anchor determines directions without any difference so far."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(200, 12)) * np.geomspace(1.0, 1e-3, 12)
     targets = inputs @ rng.normal(size=12)
@@ -219,7 +223,7 @@ def test_runs_repeat_though_sums_are_rounded_otherwise(x64):
 
 @pytest.mark.parametrize("full_matrix", [False, True])
 def test_eigenproblems_under_vmap_stay_in_a_branch(full_matrix):
-    """They are solved when bases turn, not at every step."""
+    """They are solved when bases are updated, not at every step."""
     optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
 
     def run(params):
@@ -229,8 +233,8 @@ def test_eigenproblems_under_vmap_stay_in_a_branch(full_matrix):
     assert "stablehlo.case" in text
 
 
-def test_does_not_see_a_scale_of_the_loss():
-    """Neither in the moments, whose squares would underflow, nor in the moves."""
+def test_is_invariant_to_the_scale_of_the_loss():
+    """Both the moments, whose squares would underflow, and the updates."""
     run = jax.jit(functools.partial(feed, in_eigenbasis(irprop_plus())))
     params, values = jnp.ones((3, 2)), value_stream(STEPS, 3)
     grads = gradient_stream((STEPS, 3, 2), 3)
@@ -241,7 +245,7 @@ def test_does_not_see_a_scale_of_the_loss():
 
 
 def test_leaves_that_are_not_rotated_follow_plain_rprop():
-    """Vectors, scalars, axes above the size, and those of size 1, exactly."""
+    """Vectors, scalars, axes above `max_size` and of size 1, exactly."""
     shapes = {"long": (4, 5), "row": (1, 5), "scalar": (), "vector": (3,)}
     params = {name: jnp.ones(shape) for name, shape in shapes.items()}
     params["matrix"] = jnp.ones((5, 2))
@@ -261,18 +265,18 @@ def test_leaves_that_are_not_rotated_follow_plain_rprop():
 
 
 def carry_over(step_sizes, codes, basis):
-    """From the axes into a basis."""
+    """Transfer memory from the axes into a basis."""
     return carried_over(
         (step_sizes, codes), jnp.ones(3), (basis**2,), Frame((basis,), None)
     )
 
 
-def test_a_step_size_that_is_to_shrink_shrinks_after_a_turn():
-    """Where most of a direction was undone; and nothing is remembered there."""
+def test_a_pending_shrink_survives_a_basis_update():
+    """If most of a direction was undone; it then remembers no sign."""
     codes = jnp.array([2, -2, 1], "int8")
     _, carried = carry_over(jnp.ones(3), codes, jnp.eye(3)[:, ::-1])
     np.testing.assert_array_equal(carried, [1, 2, 2])
-    # A direction with equal parts of the first and the last is in two minds.
+    # Directions with equal parts of the first and the last have no majority.
     half = jnp.sqrt(0.5)
     basis = jnp.array([[half, 0, half], [0, 1, 0], [half, 0, -half]])
     _, carried = carry_over(jnp.ones(3), codes, basis)
@@ -287,13 +291,13 @@ def test_a_step_size_that_is_to_shrink_shrinks_after_a_turn():
     ("variant", "full_matrix"),
     [("rprop-", False), ("rprop+", True), ("irprop+", False)],
 )
-def test_state_and_moves_stay_finite(variant, full_matrix):
-    """Whatever comes: NaN, infinities, the largest and the smallest numbers."""
+def test_state_and_updates_stay_finite(variant, full_matrix):
+    """With NaN, infinities, the largest and the smallest numbers."""
     rng = np.random.default_rng(5)
     extremes = [NAN, INF, -INF, 3e38, -3e38, 1e-38, -1e-45, 0.0, 1.0, -1.0]
     grads = rng.choice(extremes, (200, 3, 2), p=[0.02, 0.02, 0.02, *[0.94 / 7] * 7])
     values = rng.choice([NAN, INF, -INF, 3e38, 0.0, 1.0, 2.0], 200)
-    # Squares of these step sizes vanish.
+    # Squares of these step sizes underflow.
     bounds = {"min_step_size": 1e-29, "max_step_size": 1e-20}
     optimizer = in_eigenbasis(
         irprop_plus(learning_rate=1e-25, variant=variant, **bounds),
@@ -314,7 +318,7 @@ def test_state_and_moves_stay_finite(variant, full_matrix):
         assert np.isfinite(leaf).all()
     step_sizes = np.asarray(optax_rprop.get_rprop_state(steps[1]).step_sizes)
     assert step_sizes.min() > 0
-    if not full_matrix:  # In new units, the next step brings them back into bounds.
+    if not full_matrix:  # In new units, the next step brings them back within bounds.
         assert 1e-29 * (1 - 1e-6) <= step_sizes.min() < step_sizes.max() <= 1e-20
     bases = np.asarray(steps[1].bases[0][0])
     np.testing.assert_allclose(
@@ -327,8 +331,8 @@ def test_state_and_moves_stay_finite(variant, full_matrix):
 @pytest.mark.parametrize(
     ("bad", "value"), [(NAN, 1.0), (INF, 1.0), (2.0, NAN), (2.0, INF), (2.0, -INF)]
 )
-def test_a_bad_evaluation_teaches_nothing(bad, value):
-    """Bases, moments and the last gradient are those of the last good one."""
+def test_a_non_finite_evaluation_changes_no_basis(bad, value):
+    """Bases, moments and the last gradient are those of the last finite one."""
     optimizer, update = square()
     state = optimizer.init(jnp.zeros((2, 2)))
     for grad in gradient_stream((5, 2, 2), 1):
@@ -338,17 +342,17 @@ def test_a_bad_evaluation_teaches_nothing(bad, value):
     assert_identical(after[1:-1], state[1:-1])
 
 
-def test_a_step_out_of_the_domain_is_undone_in_its_own_basis(x64):
-    """Though the bases were to turn just then; next time they do."""
+def test_a_step_out_of_the_domain_is_undone_in_the_same_basis(x64):
+    """Even if a basis update was due; the next one happens."""
     optimizer, update = square(interval=2)
     state = optimizer.init(jnp.zeros((2, 2)))
     grads = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2)))
     # Growing along one line, so that no sign changes.
     for factor in (1.0, 2.0, 3.0):
-        moves, state = update(factor * grads, state, value=1.0)
+        updates, state = update(factor * grads, state, value=1.0)
     assert state.phase == 1
     back, outside = update(5.0 * grads, state, value=INF)
-    np.testing.assert_allclose(back, -moves, rtol=1e-12)
+    np.testing.assert_allclose(back, -updates, rtol=1e-12)
     assert_identical(outside.bases, state.bases)
     for factor in (4.0, 4.5):
         _, inside = update(factor * grads[::-1], outside, value=1.0)
@@ -374,7 +378,7 @@ def test_a_step_out_of_the_domain_is_undone_in_its_own_basis(x64):
     ],
 )
 def test_trees_of_any_kind(tree, full_matrix):
-    """Structure and shapes are kept; the first step is along the signs."""
+    """Structure and shapes are kept; the first step follows the signs."""
     optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
     state = optimizer.init(tree)
     assert jax.tree.structure(jax.eval_shape(optimizer.init, tree)) == (
@@ -388,11 +392,11 @@ def test_trees_of_any_kind(tree, full_matrix):
 
 
 # ----------------------------------------------------------------------------
-# What Optax and JAX expect
+# The contract of Optax and JAX
 
 
 def test_hyperparameters_may_be_injected():
-    """The decay, or those of the inner Rprop; constants change nothing."""
+    """The decay, or those of the inner Rprop; constants give the same result."""
     params, grads, values = mixed()
     outer = optax.inject_hyperparams(
         in_eigenbasis, static_args=("interval", "max_size")
@@ -407,7 +411,7 @@ def test_hyperparameters_may_be_injected():
 
 @pytest.mark.parametrize("full_matrix", [False, True])
 def test_state_is_read_by_diagnostics_and_by_optax(full_matrix):
-    """Step sizes, shadows of parameters, and no field taken for another."""
+    """Both find the step sizes and the trees like the parameters, and nothing else."""
     optimizer = in_eigenbasis(irprop_plus(), full_matrix=full_matrix)
     params, grads, _ = mixed()
     state = optimizer.init(params)
@@ -432,7 +436,7 @@ def test_state_is_read_by_diagnostics_and_by_optax(full_matrix):
 
 
 def test_parameters_do_not_reach_the_inner_transformation():
-    """They are in other coordinates, so weight decay inside is refused."""
+    """Their coordinates differ, so weight decay inside is refused."""
     inner = optax.chain(optax.add_decayed_weights(0.1), irprop_plus())
     optimizer = in_eigenbasis(inner)
     params = jnp.ones((2, 2))
@@ -442,7 +446,7 @@ def test_parameters_do_not_reach_the_inner_transformation():
 
 @pytest.mark.parametrize("full_matrix", [False, True])
 def test_derivatives_by_the_rate_are_right(x64, full_matrix):
-    """Finite, and the difference quotient: a basis counts as a constant."""
+    """They are finite and equal the difference quotient, with constant bases."""
     start = jnp.array([[3.0, -2.0], [1.0, 0.5], [0.25, -1.0]])
 
     def loss(x):
@@ -464,7 +468,7 @@ def test_derivatives_by_the_rate_are_right(x64, full_matrix):
 
 
 def test_lowers_for_devices_that_are_not_there():
-    """A whole step, with the eigenproblem of each."""
+    """A whole step, with its eigenproblems."""
     params, grads, _ = mixed()
     optimizer = in_eigenbasis(irprop_plus())
     grads = jax.tree.map(lambda leaf: leaf[0], grads)
@@ -477,7 +481,7 @@ def test_lowers_for_devices_that_are_not_there():
     for platform in ("tpu", "cuda", "rocm"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "lapack" not in text
-        # In full precision, where a device would take less.
+        # In full precision, even if the device defaults to less.
         assert "precision = [HIGHEST, HIGHEST]" in text
         assert "precision = [DEFAULT" not in text
 
@@ -486,7 +490,7 @@ def test_lowers_for_devices_that_are_not_there():
     ("kind", "full_matrix"), [("Auto", False), ("Explicit", False), ("Explicit", True)]
 )
 def test_sharded_run_follows_the_unsharded(x64, cpu_devices, kind, full_matrix):
-    """Where types carry shardings, all lies as before, and the bases everywhere."""
+    """If types contain shardings, all are kept, and the bases are replicated."""
     if kind == "Explicit" and not hasattr(jax.sharding, "reshard"):
         pytest.skip("Explicit axes of this version of JAX are not complete")
     axis_type = getattr(jax.sharding.AxisType, kind)

@@ -1,4 +1,4 @@
-"""The look inside: right numbers, wherever the state is nested."""
+"""Inspection: the right numbers, wherever the state is nested."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.stack
 PARAMS = {"a": jnp.zeros(()), "b": jnp.zeros((2, 2)), "empty": jnp.zeros((0, 3))}
 BOUNDS = {"min_step_size": 0.125, "max_step_size": 1.0}
 SETTINGS = {"learning_rate": 0.25, "eta_plus": 2.0, **BOUNDS}
-# Grows twice, to 1. Grows once, to 0.5. Changes its sign, to 0.125. Is 0 at last,
-# after it grew to 0.5. Is 0 at first, then moves by 0.25.
+# Grows twice, to 1. Grows once, to 0.5. Changes sign, to 0.125. Ends with a gradient
+# of 0 after growing to 0.5. Starts with a gradient of 0, then is updated by 0.25.
 GRADS = [
     {"a": 1.0, "b": [[-1.0, 1.0], [1.0, 0.0]]},
     {"a": 2.0, "b": [[-2.0, -2.0], [2.0, 0.0]]},
@@ -64,7 +64,7 @@ def assert_close(actual, expected):
 @pytest.mark.slow
 @each_layout
 def test_finds_the_state(state_layout):
-    """Nested, in any layout, as NumPy arrays, and compiled; and its summary."""
+    """And its summary: nested, in any layout, as NumPy arrays, and compiled."""
     optimizer = optax_rprop.rprop(**SETTINGS, state_layout=state_layout)
     state = run(optax.chain(optax.clip(10.0), optax.chain(optax.identity(), optimizer)))
     plain = optax_rprop.get_rprop_state(state)
@@ -90,17 +90,17 @@ def test_finds_the_state(state_layout):
 
 
 def test_is_the_whole_state():
-    """The last loss too; and read again, or continued in "split", it is the same."""
+    """With the last loss; reading it again, or continuing in "split", is the same."""
     options = SETTINGS | {"variant": "irprop+"}
     optimizer = optax_rprop.rprop(**options, state_layout="byte")
     update = jax.jit(optimizer.update)
     state = jax.jit(optimizer.init)(PARAMS)
-    # The second update is undone, so that a step size is to shrink.
+    # The second update is undone, so the step size will shrink.
     for grads, value in zip((GRADS[0], negative(GRADS[0])), (1.0, 2.5), strict=True):
         _, state = update(on_tree(grads), state, value=value)
     read = jax.jit(optax_rprop.get_rprop_state)
     plain = read(state)
-    # Nothing is remembered of a sign, though the state shows what is pending.
+    # No sign is remembered, but the state shows the pending shrink.
     assert jax.jit(optax_rprop.diagnostics)(state).fraction_forgotten == 1
     assert plain.prev_value == 2.5
     assert plain.prev_grad_signs["a"] == 2
@@ -115,7 +115,7 @@ def test_is_the_whole_state():
 
 @pytest.mark.slow
 def test_bounds_between_the_levels_of_a_byte():
-    """A step size that cannot come nearer to its bound is at it."""
+    """A step size that cannot get closer to its bound is at it."""
     bounds = {"min_step_size": 0.9, "max_step_size": 15.0}
     optimizer = optax_rprop.rprop(
         3.0, eta_plus=2.0, variant="rprop-", state_layout="byte", **bounds
@@ -131,7 +131,7 @@ def test_bounds_between_the_levels_of_a_byte():
 
 
 def test_without_bounds():
-    """Which the state does not hold, the fractions at them are None."""
+    """The state does not contain them, so the fractions at them are None."""
     state = optax_rprop.rprop(0.5, max_step_size=0.5).init({"w": jnp.zeros(3)})
     summarize = optax_rprop.diagnostics
     for summary in (
@@ -149,7 +149,7 @@ def test_without_bounds():
 @pytest.mark.slow
 @each_layout
 def test_dtypes_mix(x64, state_layout):
-    """float16, float32 and float64 leaves, each compared with bounds as it holds."""
+    """float16, float32 and float64 leaves, compared with bounds in their dtype."""
     params = {name: jnp.zeros(2, name) for name in ("float16", "float32", "float64")}
     state = rprop(0.1, min_step_size=0.1, state_layout=state_layout).init(params)
     summary = optax_rprop.diagnostics(state, min_step_size=0.1)
@@ -188,7 +188,7 @@ def test_leaves_sharded_each_its_own_way(cpu_devices):
 
 
 def reads(state):
-    """All that read a state."""
+    """All functions that read a state."""
     yield lambda: optax_rprop.get_rprop_state(state)
     yield lambda: optax_rprop.diagnostics(state)
     yield lambda: optax_rprop.diagnostics_by_leaf(state)
@@ -200,14 +200,14 @@ def reads(state):
     ids=["empty", "None", "dict", "sgd", "arrays"],
 )
 def test_no_state_of_rprop(state):
-    """The message says so, and what was found instead."""
+    """The message says so, and names the type."""
     for read in reads(state):
         with pytest.raises(ValueError, match="hold a state of Rprop, got none in Py"):
             read()
 
 
 def test_several_states_of_rprop():
-    """The message tells where they are."""
+    """The message says where they are."""
     state = rprop(state_layout="byte").init(PARAMS)
     other = optax_rprop.scale_by_rprop().init(PARAMS)
     for read in reads({"a": state, "b": [other]}):
@@ -224,7 +224,7 @@ def test_several_states_of_rprop():
     "params", [{}, None, {"w": jnp.zeros((0, 2))}], ids=["dict", "None", "zero size"]
 )
 def test_no_coordinate(params):
-    """There is nothing to summarize; leaf by leaf, that is an empty answer."""
+    """Raises an error; leaf by leaf, the summary is empty."""
     state = optax_rprop.rprop().init(params)
     with pytest.raises(ValueError, match="at least one step size, got none"):
         optax_rprop.diagnostics(state)

@@ -1,7 +1,7 @@
-"""Each layout against "split", from every state that it can hold, and resumed.
+"""Each layout compared with "split", from every state that it can hold, and resumed.
 
-A layout only stores. So if one step from every state is that of "split", and the rule
-of "split" is right, it is right for every run of every variant.
+A layout only stores. So if one step from every state equals that of "split", which is
+right, the layout is right for every run of every variant.
 """
 
 import itertools
@@ -16,27 +16,27 @@ from checks import FLOATS, UNDOING, VARIANTS, assert_identical, play
 import optax_rprop
 
 GRADS = (-3.0, 0.0, 5.0, np.nan)
-# The loss falls, rises, and leaves the domain.
+# The loss falls, rises, and becomes non-finite.
 LOSSES = (0.5, 2.0, np.nan)
 # A byte is exact where its base is a power of two.
 FACTORS = {"packed": (0.3, 1.2), "byte": (0.25, 2.0)}
 
 
 def every_byte(variant):
-    """What all bytes but 255 stand for, as `ByteRpropState` has it."""
+    """The meaning of all bytes but 255, by the docstring of `ByteRpropState`."""
     most, levels = (2, 51) if variant in UNDOING else (1, 85)
     stored = np.arange(255)
     return 2.0 ** (stored % levels - levels // 2), stored // levels - most, stored
 
 
 def packed_floats(variant):
-    """Each exponent with three significands, as `PackedRpropState` has it."""
+    """Each exponent with three significands; see `PackedRpropState`."""
     most = 2 if variant in UNDOING else 1
     grid = itertools.product(
         np.float32([1.0, 1.3, 1.9]), range(-42, 42), range(-most, most + 1)
     )
     significands, exponents, codes = map(np.array, zip(*grid, strict=True))
-    # The last of them is the largest bound that the layout has.
+    # The last of them is the largest bound of the layout.
     step_sizes = np.minimum(significands * 2.0**exponents, 2.0**41)
     bands = np.array([2.0**-84, 1.0, 2.0**84])[np.abs(codes)]
     return step_sizes, codes, np.where(codes < 0, -1, 1) * step_sizes * bands
@@ -72,7 +72,7 @@ def check_one_step(state_layout, variant, skip, dtypes):
 
     @jax.jit
     def step(plain, state, value, *bounds):
-        """What "split" makes of a state, and what this layout does."""
+        """The results of "split" and of this layout from a state."""
         expected = build("split", *bounds).update(grads, plain, value=value)
         updates, state = build(state_layout, *bounds).update(grads, state, value=value)
         return expected, (updates, optax_rprop.get_rprop_state(state))
@@ -101,14 +101,14 @@ def check_one_step(state_layout, variant, skip, dtypes):
     assert_identical(read, plain)
     assert types(read) == types(plain)
 
-    # A byte holds a bound between levels as the next level within.
+    # A byte replaces a bound between levels by the next level within.
     for bounds in ((lowest, highest), (2.0**-7, 2.0**9)):
         for value in LOSSES if variant == "irprop+" else LOSSES[:1]:
             expected, actual = step(plain, state, value, *bounds)
             assert_identical(actual, expected)
 
 
-# Gradients of 0 are skipped in the same way whatever the variant.
+# Gradients of 0 are skipped in the same way for all variants.
 SKIPPING = [
     *((variant, False) for variant in VARIANTS),
     ("irprop+", True),
@@ -120,14 +120,14 @@ SKIPPING = [
 @pytest.mark.parametrize(("variant", "skip"), SKIPPING)
 @pytest.mark.parametrize("state_layout", STATES)
 def test_one_step_from_every_state(state_layout, variant, skip):
-    """Bit for bit as in "split", whatever gradient, loss and bounds come."""
+    """Bit for bit as in "split", for every gradient, loss and bounds."""
     check_one_step(state_layout, variant, skip, ("float32",))
 
 
 @pytest.mark.stack
 @pytest.mark.parametrize("state_layout", STATES)
 def test_one_step_in_every_dtype(x64, state_layout):
-    """The same in a tree of all dtypes; of irprop+, which does all there is."""
+    """The same in a tree of all dtypes, for irprop+, which uses everything."""
     check_one_step(state_layout, "irprop+", False, FLOATS)
 
 
@@ -193,7 +193,7 @@ def after(optimizer, state, *grads):
 
 @pytest.mark.parametrize("state_layout", ["packed", "byte"])
 def test_other_factors_are_obeyed_or_refused(state_layout):
-    """By a byte refused wherever it is, for its levels are powers of the old ones."""
+    """Refused by a byte anywhere, because its levels are powers of the old ones."""
     options = BOUNDS | {"state_layout": state_layout}
     old, new = (
         optax_rprop.scale_by_rprop(1.0, **factors, **options)
@@ -201,7 +201,7 @@ def test_other_factors_are_obeyed_or_refused(state_layout):
     )
     state = after(old, old.init(ONES), 1, 1)
     if state_layout == "byte":
-        # As most libraries restore it, and as an array that nobody knows.
+        # As most libraries restore it, and as a tracer.
         restored = jax.tree.map(np.asarray, state)
         for over in (lambda update: update, jax.jit):
             with pytest.raises(ValueError, match=REMEDY):
@@ -209,7 +209,7 @@ def test_other_factors_are_obeyed_or_refused(state_layout):
         wrapped = [optax.chain(optax.clip(1.0), each) for each in (old, new)]
         with pytest.raises(ValueError, match=REMEDY):
             wrapped[1].update(ONES, wrapped[0].init(ONES))
-        # Equal but for rounding is the same.
+        # Equal up to rounding is the same.
         same = optax_rprop.scale_by_rprop(1.0, eta_plus=1 / 0.5 ** (1 / 3), **options)
         same.update(ONES, state)
         # What the message says.
@@ -225,14 +225,14 @@ def test_other_factors_are_obeyed_or_refused(state_layout):
     ("start", "lower", "upper", "held"),
     [
         (2.0**-2, 2.0**-2, 2.0**2, True),
-        # What a byte has to spare, and what it has not.
+        # Within and beyond the spare levels of a byte.
         (1.0, 2.0**-20, 2.0**20, True),
         (1.0, 2.0**-20, 2.0**50, False),
         (2.0**60, 2.0**50, 2.0**70, False),
     ],
 )
 def test_other_bounds_are_obeyed_refused_or_clipped(start, lower, upper, held):
-    """By a byte, whose levels end: refused where known, and else at the last level."""
+    """By a byte, whose levels end: refused if known, otherwise clipped to them."""
     old = optax_rprop.scale_by_rprop(1.0, **TWO, **BOUNDS, **BYTE)
     new = optax_rprop.scale_by_rprop(
         start, **TWO, min_step_size=lower, **BYTE, max_step_size=upper
@@ -250,7 +250,7 @@ def test_other_bounds_are_obeyed_refused_or_clipped(start, lower, upper, held):
 
 @pytest.mark.parametrize("grads", [[1] * 60, [1, -1] * 60], ids=["upper", "lower"])
 def test_traced_bounds_beyond_the_packed_range_are_clipped(grads):
-    """What it cannot hold must not be read back as something else."""
+    """Bounds beyond the range must not be read back as other numbers."""
     options = {"variant": "rprop-", "state_layout": "packed"}
 
     @jax.jit

@@ -1,7 +1,7 @@
 """The tests can fail: each known way to get Rprop wrong is caught by one.
 
-A mutation rewrites the source of the package, in a copy. A text that is not found
-exactly once is an error, so that no mutation outlives the line that it breaks.
+A mutation rewrites a copy of the package. Each text must occur exactly once, so that no
+mutation outlives the line that it breaks.
 """
 
 import importlib
@@ -27,7 +27,7 @@ ADVANCE = "fields = layout.advance(fields, decision)"
 UPDATES = "layout.updates(fields, grads.dtype)"
 LEVELS = "jax.lax.clamp(self.lowest, level + change, self.highest)"
 
-# Which test catches which mistake, with a variant that it spoils.
+# Which test catches which mistake, with a variant that has it.
 CAUGHT_BY = {
     # One step from every state, compared with the textbook.
     "test_rule": {
@@ -45,7 +45,7 @@ CAUGHT_BY = {
                 UPDATES: UPDATES.replace("fields", "(old[0], fields[1])"),
             },
         ),
-        "gradient remembered, and not its sign": (
+        "gradient remembered instead of its sign": (
             "rprop-",
             {
                 SIGNS: "grads.astype(codes.dtype)",
@@ -75,8 +75,8 @@ CAUGHT_BY = {
             "rprop+",
             {"shrink = changed | undone": "shrink = changed"},
         ),
-        "undone where the loss stays": ("irprop+", {RISES: "value >= prev_value"}),
-        "undone where the loss falls": ("irprop+", {RISES: "value < prev_value"}),
+        "undone if the loss is unchanged": ("irprop+", {RISES: "value >= prev_value"}),
+        "undone if the loss falls": ("irprop+", {RISES: "value < prev_value"}),
         "loss compared one step late": (
             "irprop+",
             {
@@ -86,15 +86,15 @@ CAUGHT_BY = {
                 KEPT: "jnp.stack([value, prev_value[0]])",
             },
         ),
-        "upper bound forgotten": (
+        "upper bound ignored": (
             "irprop-",
             {"jax.lax.clamp(lower, step_sizes * grow, upper)": "step_sizes * grow"},
         ),
-        "lower bound forgotten": (
+        "lower bound ignored": (
             "irprop-",
             {"jax.lax.clamp(lower, step_sizes * shrink, upper)": "step_sizes * shrink"},
         ),
-        "step size grows where nothing is remembered": (
+        "step size grows without a remembered sign": (
             "irprop-",
             {"agreement == 1,": "agreement >= 0,"},
         ),
@@ -105,19 +105,19 @@ CAUGHT_BY = {
             {"~outside & (value >= bounds.min)": "~outside"},
         ),
         "NaN counted as positive": ("irprop-", {"grads > 0,": "~(grads <= 0),"}),
-        "NaN in the gradient only held": (
+        "NaN in the gradient only skipped": (
             "rprop+",
             {"unknown = jnp.isnan(grads)": "unknown = jnp.isinf(grads) & False"},
         ),
-        "gradient trusted outside the domain": (
+        "gradient trusted at a non-finite loss": (
             "irprop+",
-            {" | trend.left_domain": ""},
+            {" | trend.became_non_finite": ""},
         ),
-        "update that undid one not undone": (
+        "undo not undone": (
             "irprop+",
             {"select(undone, -codes,": "select(undone, zeros,"},
         ),
-        "domain left before there was one": (
+        "non-finite loss undone before any finite one": (
             "irprop+",
             {"outside & (prev_value < bounds.max)": "outside"},
         ),
@@ -134,11 +134,11 @@ CAUGHT_BY = {
             "rprop+",
             {"jax.lax.select(decision.undo, level, new_level)": "new_level"},
         ),
-        "highest level forgotten": (
+        "highest level ignored": (
             "irprop-",
             {LEVELS: "jnp.maximum(level + change, self.lowest)"},
         ),
-        "lowest level forgotten": (
+        "lowest level ignored": (
             "irprop-",
             {LEVELS: "jnp.minimum(level + change, self.highest)"},
         ),
@@ -148,7 +148,7 @@ CAUGHT_BY = {
 
 
 def check(test, variant):
-    """The test of that name, with as little as catches a mistake."""
+    """The test of that name, with the fewest inputs that catch a mistake."""
     if test == "test_rule":
         test_rule.check_one_step(variant, False, ("float32",))
     else:
@@ -157,7 +157,7 @@ def check(test, variant):
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Puts the functions of a mutated copy in the place of the package's own."""
+    """Replaces the functions of the package by those of a mutated copy."""
 
     def load(edits):
         original = Path(optax_rprop.__file__).parent
@@ -198,6 +198,6 @@ def test_mistake_is_caught(load, test, mistake):
 
 @pytest.mark.parametrize("test", CAUGHT_BY)
 def test_copy_passes_unless_broken(load, test):
-    """What fails above is the mistake, not the copy."""
+    """The mistake makes the tests above fail, not the copying."""
     load({})
     check(test, "irprop+")

@@ -1,4 +1,4 @@
-"""Numbers: read once whatever their type, and never out of range on the way."""
+"""Numbers of all types are read alike, and never leave their range."""
 
 import functools
 import warnings
@@ -26,7 +26,7 @@ PARAMS = jnp.ones((2, 2))
 # ----------------------------------------------------------------------------
 # Numbers of Python and NumPy
 
-# Every layout holds them exactly; in an integer of 32 bits, the last is 0.
+# Every layout stores them exactly; in an integer of 32 bits, the last is 0.
 NUMBERS = {
     "learning_rate": 1,
     "eta_minus": 0.5,
@@ -43,7 +43,7 @@ TYPES = [
 
 
 def as_type(kind, numbers):
-    """The numbers in this type; those that it does not hold stay floats."""
+    """The numbers in this type; those that it cannot represent remain floats."""
     with np.errstate(over="ignore"):
         return {
             name: kind(number) if float(kind(number)) == number else float(number)
@@ -68,7 +68,7 @@ FACTORIES = {
 
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_a_number_counts_for_nothing_but_its_value(factory):
-    """Each type makes the program of the floats, constants included."""
+    """Each type gives the same program as floats, including constants."""
     expected = program(FACTORIES[factory](float), PARAMS)
     for kind in TYPES:
         assert program(FACTORIES[factory](kind), PARAMS) == expected
@@ -105,7 +105,7 @@ def test_a_number_for_each_parameter_is_that_number(x64, state_layout):
 
 
 def test_sizes_are_integers():
-    """Python's and NumPy's, but neither truth values nor floats."""
+    """Those of Python and NumPy are accepted, bools and floats are not."""
     for name in ("interval", "max_size"):
         expected = program(in_eigenbasis(rprop(), **{name: 3}), PARAMS)
         for kind in (np.int8, np.int64, np.uint16):
@@ -137,7 +137,7 @@ REFUSING = {
 
 @pytest.mark.parametrize("factory", REFUSING)
 def test_init_refuses_arrays_that_make_no_sense(factory):
-    """Where their values are known; the message names argument and value."""
+    """If their values are known; the message names argument and value."""
     factory, names = REFUSING[factory]
     for name in names:
         for number in (-1.0, np.nan, np.inf):
@@ -151,7 +151,7 @@ def test_init_refuses_arrays_that_make_no_sense(factory):
 
 
 def test_traced_arrays_are_let_through():
-    """Nobody knows their values."""
+    """Their values are not known."""
 
     def init(number):
         return scale_by_rprop(number, max_step_size=number).init(PARAMS)
@@ -161,10 +161,10 @@ def test_traced_arrays_are_let_through():
 
 
 def test_numbers_that_optax_cuts_or_rounds_are_refused():
-    """Where it injects them; the message says how small ones are kept."""
+    """When it injects them; the message says how to keep small ones."""
     half = jnp.zeros(1, "float16")
     inject = optax.inject_hyperparams
-    # Those of NumPy arrive as they are.
+    # NumPy scalars are passed on unchanged.
     for number in (2.0**40, np.int64(2**40)):
         optimizer = inject(scale_by_rprop)(max_step_size=number)
         assert f"{2.0**40}:f32" in program(optimizer, PARAMS)[0]
@@ -191,7 +191,7 @@ def test_numbers_that_optax_cuts_or_rounds_are_refused():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_without_a_lower_bound_step_sizes_do_not_vanish(x64, dtype):
-    """They stop at the smallest normal number, from where they grow again."""
+    """They stop at the smallest normal number, from which they can grow again."""
     tiny = np.finfo(dtype).tiny
     optimizer = scale_by_rprop(
         1.0, 1e-30, 2.0, min_step_size=0, max_step_size=1.0, variant="rprop-"
@@ -208,7 +208,7 @@ def test_without_a_lower_bound_step_sizes_do_not_vanish(x64, dtype):
 
 
 def test_traced_bounds_leave_step_sizes_finite():
-    """Those that are 0 or infinite stand for the outermost numbers there are."""
+    """Bounds of 0 or infinity mean the outermost representable numbers."""
 
     @jax.jit
     def run(rate, lower, upper, grads):
@@ -241,6 +241,6 @@ def run(grads, values):
     values=arrays.arrays(np.float32, (STEPS,), elements=strategies.floats(width=32)),
 )
 def test_step_sizes_and_updates_stay_finite(grads, values):
-    """Whatever comes: NaN, infinities, subnormal and huge numbers."""
+    """With NaN, infinities, subnormal and huge numbers."""
     for leaf in jax.tree.leaves(run(grads, values)):
         assert np.isfinite(np.asarray(leaf, np.float32)).all()

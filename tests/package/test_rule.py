@@ -1,7 +1,7 @@
-"""The rules, against references that share no code with them.
+"""The rules, compared with references that share no code with them.
 
-A rule decides by what a coordinate remembers, by its gradient and by the trend of the
-loss. So one step from every state, compared with the textbook, is the whole rule.
+A rule decides by the memory of a coordinate, by its gradient and by the trend of the
+loss. So one step from every state, compared with the reference, tests the whole rule.
 """
 
 import functools
@@ -32,10 +32,10 @@ from hypothesis.extra import numpy as arrays
 import optax_rprop
 
 NAN, INF = math.nan, math.inf
-# 1 stands for the smallest normal number of the dtype, whose square is 0.
+# 1 means the smallest normal number of the dtype, whose square is 0.
 GRADS = (-3.0, 0.0, 5.0, NAN, INF, -INF, 1.0, -1.0)
-LARGEST = 8.0  # Stands for the largest number of the dtype of the loss.
-# The last finite loss, where INF is none, and the loss.
+LARGEST = 8.0  # Means the largest number of the dtype of the loss.
+# The last finite loss (INF: none yet), and the loss.
 LOSSES = [
     *itertools.product((INF, 1.0), (0.5, 1.0, 2.0, NAN, INF, -INF, LARGEST, -LARGEST)),
     (-LARGEST, 0.0),
@@ -54,7 +54,7 @@ def every_state(variant):
 
 
 def textbook(variant, skip, step_sizes, codes, prev_value):
-    """The textbook with a coordinate in each of these states."""
+    """The reference with a coordinate in each of these states."""
     book = reference.Rprop(len(codes), variant, skip_zero_grads=skip, **SETTINGS)
     book.prev_value = prev_value
     for coordinate, step_size, code in zip(
@@ -98,14 +98,14 @@ def check_one_step(variant, skip, dtypes):
                 number / LARGEST * largest if 2 < abs(number) < INF else number
                 for number in (prev_value, value)
             )
-            # The largest number stands for none.
+            # The largest number means none.
             stored = jnp.full_like(start.prev_value, min(prev_value, largest))
             start = start._replace(prev_value=stored)
         updates, state = update(leaves, start, value=value)
         book = textbook(variant, skip, step_sizes, codes, prev_value)
         expected = book.update(grads.tolist(), value)
         for dtype in dtypes:
-            # Towards the gradient, to be subtracted.
+            # Along the gradient, to be subtracted.
             actual = -updates[dtype], state.step_sizes[dtype]
             assert_identical(actual, (np.array(expected), np.array(book.step_sizes)))
             assert_identical(state.prev_grad_signs[dtype], np.array(book.codes))
@@ -117,7 +117,7 @@ def check_one_step(variant, skip, dtypes):
 @pytest.mark.parametrize("skip", [False, True], ids=["", "skip"])
 @each_variant
 def test_one_step_from_every_state(x64, variant, skip):
-    """Bit for bit as the textbook, whatever gradient, loss and dtype come."""
+    """Bit for bit like the reference, for every gradient, loss and dtype."""
     check_one_step(variant, skip, FLOATS)
 
 
@@ -147,7 +147,7 @@ UNDOES = (-0.1, -0.12, -0.144, 0.144, -0.072, -0.0864)
     ],
 )
 def test_golden_sequence(x64, variant, trend, expected):
-    """The sequence that can be derived by hand, while the loss falls or rises."""
+    """A sequence derived by hand, with a falling or rising loss."""
     optimizer = optax_rprop.rprop(0.1, variant=variant)
     grads = jnp.array([1.0, 1.0, 1.0, -1.0, 1.0, 1.0])
     steps = play(optimizer, grads, trend * jnp.arange(6.0))
@@ -155,7 +155,7 @@ def test_golden_sequence(x64, variant, trend, expected):
 
 
 def hard_gradients(steps, size, seed, *, nan):
-    """Gradients over 60 decades whose signs stay, change and vanish."""
+    """Gradients over 60 decades, with signs that repeat, change and are 0."""
     rng = np.random.default_rng(seed)
     keep = rng.uniform(0.3, 1.0, size=size)
     signs = np.cumprod(np.where(rng.random((steps, size)) < keep, 1, -1), axis=0)
@@ -169,7 +169,7 @@ def hard_gradients(steps, size, seed, *, nan):
 
 
 def follow(book, grads, values):
-    """The steps of a textbook, as `checks.play` gives them."""
+    """The steps of a reference, as `checks.play` returns them."""
     steps = []
     for grad, value in zip(grads.tolist(), values.tolist(), strict=True):
         updates = book.update(grad, value)
@@ -240,9 +240,9 @@ def floats(low, high):
 
 
 STEPS, SIZE = 12, 4
-# XLA takes subnormal numbers for 0 on CPU, whoever compares them.
+# On CPU, XLA treats subnormal numbers as 0 in all comparisons.
 any_floats = strategies.floats(width=32, allow_subnormal=False)
-# Small integers, so that a loss also stays, and comes back to an earlier one.
+# Small integers, so that losses repeat and return to earlier ones.
 few_losses = strategies.integers(-4, 4).map(float)
 
 
@@ -263,13 +263,13 @@ def losses(elements):
     values=losses(strategies.one_of(few_losses, any_floats)),
 )
 def test_equals_plain_python_on_any_input(variant, grads, values):
-    """Whatever the gradients and losses, not a bit differs from the textbook."""
+    """Bit for bit like the reference, for all gradients and losses."""
     expected = follow(reference.Rprop(SIZE, variant, **SETTINGS), grads, values)
     assert_identical(tuple(player(variant=variant)(grads, values)), expected)
 
 
 def test_rprop_descends_and_scale_by_rprop_does_not():
-    """One is the other with the opposite sign, and hands every argument on."""
+    """One is the other with the opposite sign, and passes every argument on."""
     grads = hard_gradients(100, 10, seed=7, nan=False).astype(np.float32)
     values = np.random.default_rng(8).normal(size=100).astype(np.float32)
     options = SETTINGS | {
@@ -315,8 +315,8 @@ def updates_of(optimizer, grads, dtype="float32"):
     state, update = optimizer.init(jnp.zeros((), dtype)), jax.jit(optimizer.update)
     updates = []
     for grad in grads:
-        move, state = update(jnp.asarray(grad, dtype), state)
-        updates.append(float(move))
+        change, state = update(jnp.asarray(grad, dtype), state)
+        updates.append(float(change))
     return updates
 
 
@@ -329,7 +329,7 @@ def test_default_equals_torch(x64, torch_parameter):
     optimizer = optax_rprop.rprop()
     steps = jax.jit(lambda grads: play(optimizer, grads, grads[:, 0]))(grads)
     for grad, update in zip(grads, np.asarray(steps.updates), strict=True):
-        # Beside the parameter's own rounding.
+        # Apart from rounding of the parameter.
         np.testing.assert_allclose(update, step(grad), rtol=1e-12, atol=1e-12)
 
 
@@ -348,7 +348,7 @@ def test_torch_stops_adapting(torch_parameter, dtype, vanishing):
 
 @pytest.mark.once
 def test_torch_skips_nan_as_the_default_does(torch_parameter):
-    """A NaN holds the coordinate and clears its memory in both."""
+    """In both, a NaN skips the coordinate and clears its memory."""
     grads = (1.0, 1.0, NAN, 1.0, 1.0, -1.0)
     step = torch_parameter(0.0, lr=0.1)
     theirs = [step(grad) for grad in grads]
@@ -357,8 +357,8 @@ def test_torch_skips_nan_as_the_default_does(torch_parameter):
 
 
 @pytest.mark.once
-def test_optax_is_one_step_late_and_poisoned_by_nan():
-    """The step that is pending at a sign change is lost, and a NaN stays for good."""
+def test_optax_is_one_step_late_and_keeps_nan():
+    """The pending update is lost at a sign change, and a NaN persists."""
     late = updates_of(optax.rprop(0.1), (1.0, 1.0, 1.0, -1.0, 1.0))
     np.testing.assert_allclose(late, [0, -0.1, -0.12, 0, 0], rtol=1e-6)
     with jax.numpy_dtype_promotion("standard"):

@@ -363,17 +363,17 @@ def law_of_signs(right, threshold, decay=0.95, cells=4001):
     grid, width = np.linspace(-bound, bound, cells, retstep=True)
     mass = np.zeros(cells)
     mass[cells // 2] = 1
-    moves = []
+    outcomes = []
     for sign, probability in ((1, right), (-1, 1 - right)):
         sums = decay * grid + sign
         waits = np.abs(sums) < bound
         places = np.where(waits, (sums + bound) / width, 0)
         lower = np.minimum(places.astype(int), cells - 2)
-        moves.append((probability, waits, lower, places - lower))
+        outcomes.append((probability, waits, lower, places - lower))
     decided, wait = np.zeros(2), 0.0
     for n in range(1, 3000):
         after = np.zeros(cells)
-        for i, (probability, waits, lower, rest) in enumerate(moves):
+        for i, (probability, waits, lower, rest) in enumerate(outcomes):
             out = probability * mass[~waits].sum()
             decided[i] += out
             wait += n * out

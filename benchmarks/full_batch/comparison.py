@@ -1,4 +1,4 @@
-"""Several optimizers on one problem, and the cost of each to solve it."""
+"""Several optimizers on one problem, and the cost of solving it with each."""
 
 import concurrent.futures
 import os
@@ -14,13 +14,13 @@ from benchmarks.common.problems import Problem
 from benchmarks.full_batch.descend import Run, Trace, descend
 
 
-class Bout:
-    """A problem, optimizers on it, and every run that was made.
+class Comparison:
+    """A problem, optimizers on it, and all of their runs so far.
 
-    It is solved from a start once the loss has fallen the fraction 1 - tolerance of the
-    way to the lowest value that any run found from there (Moré and Wild, 2009,
-    https://doi.org/10.1137/080724083). Runs take as many gradients as `budget` says, or
-    end at the target.
+    A start is solved once the loss has fallen the fraction 1 - tolerance of the way to
+    the lowest value that any run found from there (Moré and Wild, 2009,
+    https://doi.org/10.1137/080724083). Runs end after `budget` gradients or at the
+    target.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class Bout:
         self.problem, self.budget = problem, budget
         self._target = target
         self.runs: dict[tuple[str, float, int], Run] = {}
-        """By optimizer, setting and number."""
+        """By optimizer, setting and run number."""
         self._descents: dict[str, Callable[..., Trace]] = {}
         self._lowest: dict[int, float] = {}
         problem.start(0)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(self.enter, optimizers))
+            list(pool.map(self.add, optimizers))
 
-    def enter(self, optimizer: Optimizer) -> None:
+    def add(self, optimizer: Optimizer) -> None:
         """Compile one more optimizer."""
         descent = descend(self.problem, optimizer, self.budget)
         self._descents[optimizer.name] = jax.jit(descent)
@@ -58,14 +58,14 @@ class Bout:
         return Run(jax.tree.map(lambda leaf: np.asarray(leaf)[made], trace), seconds)
 
     def run(self, name: str, setting: float, run: int) -> Run:
-        """The run of an optimizer, made once."""
+        """The run of an optimizer; run only once."""
         if (name, setting, run) not in self.runs:
             made = self._descend(name, setting, run, self._target)
             self.keep(name, setting, run, made)
         return self.runs[name, setting, run]
 
     def keep(self, name: str, setting: float, run: int, made: Run) -> None:
-        """A run that was made elsewhere."""
+        """Add a run from elsewhere."""
         self.runs[name, setting, run] = made
         lowest = float(np.nanmin(made.trace.losses))
         self._lowest[run] = min(lowest, self._lowest.get(run, np.inf))
@@ -73,7 +73,7 @@ class Bout:
     def cost(
         self, name: str, setting: float, run: int, tolerance: float
     ) -> tuple[float, float]:
-        """Evaluations and seconds until solved, by what is known now; NaN if never."""
+        """Evaluations and seconds until solved, by all runs so far; NaN if never."""
         made, lowest = self.run(name, setting, run), self._lowest[run]
         start = float(made.trace.losses[0])
         return made.until(lowest + tolerance * (start - lowest))
@@ -81,7 +81,7 @@ class Bout:
     def scores(
         self, name: str, settings: Sequence[float], run: int, tolerance: float
     ) -> np.ndarray:
-        """The fewest evaluations of any run from there, over those of each setting."""
+        """The fewest evaluations of any run, divided by those of each setting."""
         alike = [key for key in self.runs if key[-1] == run]
         fewest = np.nanmin([self.cost(*key, tolerance)[0] for key in alike])
         costs = [self.cost(name, setting, run, tolerance)[0] for setting in settings]
