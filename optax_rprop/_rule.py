@@ -92,10 +92,10 @@ def was_undone(codes: jax.Array) -> jax.Array:
     return jnp.abs(codes) == UNDONE
 
 
-def last_update(codes: jax.Array, step_sizes: jax.Array) -> jax.Array:
+def last_update(codes: jax.Array, step_sizes: jax.Array, rule: Rule) -> jax.Array:
     """The last update, to be subtracted from the parameters."""
     # Of the codes in order, from -2 to 2: d, -d, 0, d, -d.
-    backward = (codes == -1) | (codes == UNDONE)
+    backward = (codes == -1) | (codes == UNDONE) if rule.undoes else codes < 0
     updates = jax.lax.select(backward, -step_sizes, step_sizes)
     return jax.lax.select(codes == 0, jnp.zeros_like(updates), updates)
 

@@ -120,7 +120,6 @@ class Byte(Layout):
     lowest: jax.Array
     highest: jax.Array
     base: Base = dataclasses.field(metadata={"static": True})
-    rule: Rule = dataclasses.field(metadata={"static": True})
 
     @classmethod
     def fitted(cls, numbers: HyperParams, rule: Rule) -> HyperParams:
@@ -140,7 +139,7 @@ class Byte(Layout):
             jnp.clip(level + lattice.unit_level, 0, levels - 1)
             for level in level_bounds(lattice.unit, numbers, base.log2)
         )
-        return cls(numbers, lattice, lowest, highest, base, rule)
+        return cls(numbers, rule, lattice, lowest, highest, base)
 
     def shared_fields(self) -> dict[str, Any]:
         return {"lattice": self.lattice}
@@ -168,7 +167,7 @@ class Byte(Layout):
     def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         level, codes = _decode(fields, self.rule)
         step_sizes = _step_sizes(level, self.lattice, memory_dtype(dtype))
-        return narrowed(last_update(codes, step_sizes), dtype)
+        return narrowed(last_update(codes, step_sizes, self.rule), dtype)
 
     @classmethod
     def read(cls, fields: Fields, state: Any) -> Memory:

@@ -27,12 +27,14 @@ class Layout(abc.ABC):
         `prev_value` and `variant`.
       tree_names: The names of its fields that are trees like the parameters.
       holds_any: Whether it holds any step size, and `write` works.
+      rule: The rule, which tells what codes there can be.
     """
 
     state_type: ClassVar[Any]
     tree_names: ClassVar[tuple[str, ...]]
     holds_any: ClassVar[bool] = True
     numbers: HyperParams
+    rule: Rule = dataclasses.field(metadata={"static": True})
 
     @classmethod
     def fitted(cls, numbers: HyperParams, rule: Rule) -> HyperParams:
@@ -52,8 +54,8 @@ class Layout(abc.ABC):
         Raises:
           ValueError: The state does not fit the hyper-parameters.
         """
-        del rule, state
-        return cls(numbers)
+        del state
+        return cls(numbers, rule)
 
     def shared_fields(self) -> dict[str, Any]:
         """The fields of a new state that belong to no single parameter."""
@@ -126,7 +128,7 @@ def as_step_size(number: float | jax.Array, dtype: jax.typing.DTypeLike) -> jax.
     It is a positive normal number: a step size that underflows to 0 never grows again.
     """
     limits = jnp.finfo(dtype)
-    return jnp.clip(jnp.asarray(number, dtype), limits.tiny, limits.max)
+    return jax.lax.clamp(limits.tiny, jnp.asarray(number, dtype), limits.max)
 
 
 def filled_like(param: Any, values: jax.Array, dtype: jax.typing.DTypeLike) -> Any:
@@ -142,7 +144,7 @@ def narrowed(updates: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     limits = jnp.finfo(dtype)
     if limits.bits < jnp.finfo(updates.dtype).bits:
         largest = limits.max.astype(updates.dtype)
-        updates = jnp.clip(updates, -largest, largest)
+        updates = jax.lax.clamp(-largest, updates, largest)
     return updates.astype(dtype)
 
 
@@ -155,16 +157,14 @@ def adapt(step_sizes: jax.Array, decision: Decision, numbers: HyperParams) -> ja
     )
     lower = as_step_size(numbers.min_step_size, dtype)
     upper = as_step_size(numbers.max_step_size, dtype)
-    # One `clamp` around a selected factor says the same, but compiles to one more
-    # copy of a whole buffer on CPU and takes three times as long.
+    others = jax.lax.select(decision.shrink, step_sizes * shrink, step_sizes)
+    # One `clamp` around it all says the same. But XLA's CPU compiler makes an operation
+    # with a single operand of full size again for each of its readers, with all that
+    # comes before: one more copy of a whole buffer, and three times as long.
     adapted = jax.lax.select(
         decision.grow,
         jax.lax.clamp(lower, step_sizes * grow, upper),
-        jax.lax.select(
-            decision.shrink,
-            jax.lax.clamp(lower, step_sizes * shrink, upper),
-            jax.lax.clamp(lower, step_sizes, upper),
-        ),
+        jax.lax.clamp(lower, others, upper),
     )
     if decision.undo is None:
         return adapted

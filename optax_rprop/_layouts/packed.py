@@ -60,34 +60,40 @@ def _clipped(number: float | jax.Array) -> float | jax.Array:
     return number
 
 
-def _codes(signed: jax.Array) -> jax.Array:
+# A rule that never undoes has no use for the uppermost band, and its steps compile
+# faster without.
+
+
+def _codes(signed: jax.Array, *, undoes: bool) -> jax.Array:
     magnitudes = jnp.abs(signed)
-    ones = jnp.ones_like(signed)
-    codes = jax.lax.select(magnitudes < _LARGEST, ones, ones + ones)
+    codes = ones = jnp.ones_like(signed)
+    if undoes:
+        codes = jax.lax.select(magnitudes < _LARGEST, ones, ones + ones)
     codes = jax.lax.select(magnitudes < _SMALLEST, jnp.zeros_like(codes), codes)
     return jax.lax.select(signed < 0, -codes, codes)
 
 
-def _step_sizes(signed: jax.Array) -> jax.Array:
-    magnitudes = jnp.abs(signed)
-    return jax.lax.select(
-        magnitudes < _SMALLEST,
-        magnitudes * _UP,
-        jax.lax.select(magnitudes < _LARGEST, magnitudes, magnitudes * _DOWN),
-    )
+def _step_sizes(signed: jax.Array, *, undoes: bool) -> jax.Array:
+    step_sizes = magnitudes = jnp.abs(signed)
+    if undoes:
+        scaled = magnitudes * _DOWN
+        step_sizes = jax.lax.select(magnitudes < _LARGEST, magnitudes, scaled)
+    return jax.lax.select(magnitudes < _SMALLEST, magnitudes * _UP, step_sizes)
 
 
-def _encode(memory: Memory) -> Fields:
+def _encode(memory: Memory, *, undoes: bool) -> Fields:
     step_sizes, codes = memory
     signed = jax.lax.select(codes < 0, -step_sizes, step_sizes)
     signed = jax.lax.select(codes == 0, step_sizes * _DOWN, signed)
-    return (jax.lax.select(was_undone(codes), signed * _UP, signed),)
+    if undoes:
+        signed = jax.lax.select(was_undone(codes), signed * _UP, signed)
+    return (signed,)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packed(Layout):
-    """Bound to the hyper-parameters alone."""
+    """Bound to the hyper-parameters and the rule."""
 
     state_type = PackedRpropState
     tree_names = ("signed_step_sizes",)
@@ -123,26 +129,29 @@ class Packed(Layout):
         return (filled_like(param, step_sizes * jnp.asarray(_DOWN, dtype), dtype),)
 
     def codes(self, fields: Fields) -> jax.Array:
-        return _codes(*fields)
+        return _codes(*fields, undoes=self.rule.undoes)
 
     def advance(self, fields: Fields, decision: Decision) -> Fields:
-        adapted = adapt(_step_sizes(*fields), decision, self.numbers)
-        return _encode((adapted, decision.new_codes))
+        undoes = self.rule.undoes
+        step_sizes = _step_sizes(*fields, undoes=undoes)
+        adapted = adapt(step_sizes, decision, self.numbers)
+        return _encode((adapted, decision.new_codes), undoes=undoes)
 
     def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         (signed,) = fields
-        magnitudes = jnp.abs(signed)
-        updates = jax.lax.select(magnitudes < _LARGEST, signed, signed * -_DOWN)
-        zeros = jnp.zeros_like(updates)
+        magnitudes, zeros, updates = jnp.abs(signed), jnp.zeros_like(signed), signed
+        if self.rule.undoes:
+            updates = jax.lax.select(magnitudes < _LARGEST, signed, signed * -_DOWN)
         updates = jax.lax.select(magnitudes < _SMALLEST, zeros, updates)
         return narrowed(updates, dtype)
 
     @classmethod
     def read(cls, fields: Fields, state: object) -> Memory:
         del state
-        return _step_sizes(*fields), _codes(*fields)
+        return _step_sizes(*fields, undoes=True), _codes(*fields, undoes=True)
 
     @classmethod
     def write(cls, memory: Memory) -> Fields:
         step_sizes, codes = memory
-        return _encode((jnp.clip(step_sizes, _SMALLEST, _LARGEST / 2), codes))
+        step_sizes = jnp.clip(step_sizes, _SMALLEST, _LARGEST / 2)
+        return _encode((step_sizes, codes), undoes=True)

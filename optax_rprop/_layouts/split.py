@@ -46,7 +46,7 @@ class RpropState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Split(Layout):
-    """Bound to the hyper-parameters alone."""
+    """Bound to the hyper-parameters and the rule."""
 
     state_type = RpropState
     tree_names = ("step_sizes", "prev_grad_signs")
@@ -70,7 +70,7 @@ class Split(Layout):
 
     def updates(self, fields: Fields, dtype: jax.typing.DTypeLike) -> jax.Array:
         step_sizes, codes = fields
-        return narrowed(last_update(codes, step_sizes), dtype)
+        return narrowed(last_update(codes, step_sizes, self.rule), dtype)
 
     @classmethod
     def read(cls, fields: Fields, state: object) -> Memory:

@@ -1,5 +1,7 @@
 """The sequential sign test, elementwise."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,14 +28,16 @@ def _pack(sums: jax.Array, norms: jax.Array) -> Fields:
     return ((upper << np.uint32(16)) | lower,)
 
 
-def _distances(params: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """How many root mean squares of its array each parameter lies from 0, up to 2."""
-    params = params.astype(dtype)
-    square = jnp.mean(params * params)
+def _leaning(params: jax.Array, lean: jax.Array) -> jax.Array:
+    """The lean times the distance from 0 in root mean squares of the array, up to 2."""
+    params = params.astype(lean.dtype)
+    square = jnp.sum(params * params)
     # One NaN or infinity must not keep a whole array from being resolved.
-    usable = (square > 0) & jnp.isfinite(square)
-    inverse = 1 / jnp.sqrt(jnp.where(usable, square, jnp.ones_like(square)))
-    return jnp.where(usable, jnp.clip(params * inverse, -2, 2), jnp.zeros_like(params))
+    usable = (square >= jnp.finfo(lean.dtype).tiny) & jax.lax.is_finite(square)
+    unit = lean * jnp.asarray(math.sqrt(params.size), lean.dtype)
+    far = params * (unit * jax.lax.rsqrt(square))
+    far = jax.lax.clamp(-2 * lean, far, 2 * lean)
+    return jax.lax.select(usable, far, jnp.zeros_like(far))
 
 
 @jax.jit
@@ -62,45 +66,40 @@ def resolve_leaf(
     sums, norms = _unpack(memory)
     dtype = sums.dtype
     zeros = jnp.zeros_like(sums)
-    threshold, kept, lean = (jnp.asarray(x, dtype) for x in (threshold, decay, lean))
-    known = jnp.where(jnp.isnan(grads), zeros, grads.astype(dtype))
-    sums = jnp.where(norms < 0, known, kept * sums + known)
-    norms = kept * jnp.abs(norms)
-    # In the norm, an infinity would be all that is left for thousands of steps.
-    sizes = jnp.where(jnp.isinf(known), zeros, jnp.abs(known))
-    # The square of 1e-23 is 0 in float32, and that of 1e20 infinite: bring the
-    # larger number near 1 by a power of two, which is exact. `jnp.hypot` does
-    # so by a division, and takes three times as long on CPU.
-    largest = jnp.maximum(norms, sizes)
-    exponent = jnp.finfo(dtype).maxexp
-    low, high = 2.0 ** (-5 * exponent // 16), 2.0 ** (5 * exponent // 16)
-    up = jnp.where(largest < low, high**2, jnp.where(largest > high, low**2, 1.0))
-    down = jnp.where(largest < low, low**2, jnp.where(largest > high, high**2, 1.0))
-    up, down = up.astype(dtype), down.astype(dtype)
-    # An infinity counts as the largest number, and is resolved at once.
-    finite = jnp.finfo(dtype if len(memory) == 2 else jnp.bfloat16).max.astype(dtype)
     tiny = jnp.finfo(dtype).tiny
-    # All that was seen has decayed to 0, and a rest of the sum is no evidence. On GPU,
-    # unlike CPU, it would stay among the subnormal numbers, where rounding decides.
-    faded = (largest < tiny) & jnp.isfinite(known)
-    sums = jnp.where(faded, zeros, jnp.clip(sums, -finite, finite))
-    overflows = jnp.abs(sums) == finite
-    squares = (norms * up) ** 2 + (sizes * up) ** 2
-    bound = threshold
-    if params is not None:
-        # Not by the sign of S times w, for that may underflow.
-        bound = threshold - lean * _distances(params, dtype) * jnp.sign(sums)
-        bound = jnp.maximum(bound, jnp.minimum(threshold, jnp.asarray(1.05, dtype)))
+    finite = jnp.finfo(dtype if len(memory) == 2 else jnp.bfloat16).max.astype(dtype)
+    threshold, kept, lean = (jnp.asarray(x, dtype) for x in (threshold, decay, lean))
+    grads_dtype, grads = grads.dtype, grads.astype(dtype)
+    missing = jnp.isnan(grads)
+    # Where all that was seen has decayed to 0, a rest of the sum is no evidence. On
+    # GPU, unlike CPU, it would stay among the subnormal numbers.
+    rest = jax.lax.select(norms <= 0, zeros, kept * sums)
+    # An infinity counts as the largest number, and is resolved at once.
+    sums = jax.lax.select(missing, rest, jax.lax.clamp(-finite, rest + grads, finite))
+    norms = kept * jnp.abs(norms)
+    # In the norm, an infinity would be all that is left for thousands of steps. But a
+    # norm of 0 could not be flagged.
+    least = jax.lax.select(missing, zeros, jnp.full_like(zeros, tiny))
+    sizes = jax.lax.select(jax.lax.is_finite(grads), jnp.abs(grads), least)
+    # The square of 1e-23 is 0 in float32, and that of 1e20 infinite.
+    larger, smaller = jax.lax.max(norms, sizes), jax.lax.min(norms, sizes)
+    ratio = smaller / larger
+    norms = jnp.minimum(larger * jax.lax.sqrt(1 + ratio * ratio), finite)
+    norms = jax.lax.select(larger < tiny, zeros, norms)
     # Equal gradients can reach a threshold exactly: rounding shall not decide.
-    bound = bound * jnp.asarray(1 - 16 * jnp.finfo(dtype).eps, dtype)
-    resolved = ((sums * up) ** 2 >= bound**2 * squares) & (sums != 0) | overflows
-    # Large gradients that cancel must not leave an infinity behind.
-    norms = jnp.where(faded, zeros, jnp.minimum(jnp.sqrt(squares) * down, finite))
+    margin = jnp.asarray(1 - 16 * jnp.finfo(dtype).eps, dtype)
+    bound = threshold * margin
+    if params is not None:
+        lowest = jnp.minimum(threshold, jnp.asarray(1.05, dtype)) * margin
+        # Not by the sign of S times w, for that may underflow.
+        towards = _leaning(params, lean * margin) * jnp.sign(sums)
+        bound = jnp.maximum(bound - towards, lowest)
+    # No sum of 0 reaches it, and any that overflows does.
+    resolved = jnp.abs(sums) >= jax.lax.clamp(tiny, bound * norms, finite)
     # The sign of a norm is a flag, and 0 has none.
-    flagged = -jnp.maximum(norms, tiny)
-    norms = jnp.where(resolved, flagged, norms)
+    norms = jax.lax.select(resolved, -norms, norms)
     memory = (sums, norms) if len(memory) == 2 else _pack(sums, norms)
     # Read from the new memory, so that XLA does not do the test again.
     sums, norms = _unpack(memory)
     # A sum of finite gradients may exceed what their dtype can hold.
-    return narrowed(jnp.where(norms < 0, sums, zeros), grads.dtype), memory
+    return narrowed(jax.lax.select(norms < 0, sums, zeros), grads_dtype), memory

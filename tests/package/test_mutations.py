@@ -65,7 +65,7 @@ CAUGHT_BY = {
             {"-codes, codes + codes)": "-codes, -codes)"},
         ),
         "undone with the new step size": ("rprop+", {UNDO: "adapted"}),
-        "undone in the wrong direction": ("rprop+", {BACKWARD: "codes < 0"}),
+        "undone in the wrong direction": ("rprop+", {BACKWARD: "(codes < 0)"}),
         "never undone": ("rprop+", {"undo = changed | unknown": "undo = unknown"}),
         "never undone, though the loss rose": (
             "irprop+",
@@ -92,7 +92,7 @@ CAUGHT_BY = {
         ),
         "lower bound ignored": (
             "irprop-",
-            {"jax.lax.clamp(lower, step_sizes * shrink, upper)": "step_sizes * shrink"},
+            {"jax.lax.clamp(lower, others, upper)": "others"},
         ),
         "step size grows without a remembered sign": (
             "irprop-",
