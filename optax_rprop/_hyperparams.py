@@ -142,11 +142,13 @@ def read_integer(name: str, number: object) -> int:
     return int(number)
 
 
-def read_decay(decay: object, owner: str) -> float | jax.Array:
+def read_decay(
+    decay: object, owner: str, name: str = "decay"
+) -> float | jax.Array:
     """The decay of a running sum."""
-    decay = read_number("decay", decay, owner)
+    decay = read_number(name, decay, owner)
     if known(decay) <= 0 or known(decay) > 1:
-        raise ValueError(f"decay must lie in (0, 1], got {decay}.")
+        raise ValueError(f"{name} must lie in (0, 1], got {decay}.")
     return decay
 
 

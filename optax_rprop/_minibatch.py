@@ -20,6 +20,7 @@ def minibatch_rprop(
     *,
     threshold: jax.typing.ArrayLike = 1.2,
     decay: jax.typing.ArrayLike = 0.95,
+    norm_decay: jax.typing.ArrayLike = 0.995,
     lean: jax.typing.ArrayLike = 0.1,
     lean_mask: LeanMask | None = None,
     statistics_dtype: jax.typing.DTypeLike | None = None,
@@ -66,6 +67,8 @@ def minibatch_rprop(
         the decayed sum of their squares, before its sign is trusted. Positive. Lower
         values give more updates, and more wrong ones.
       decay: Factor by which past evidence is discounted at every step, in (0, 1].
+      norm_decay: The same for the squares of past gradients, with which the evidence is
+        compared.
       lean: How much the threshold is lowered for steps towards zero, and raised for
         steps away from it, per unit of distance from zero, in root mean squares of the
         array. Not negative. It acts as a weight decay in units of the noise. 0 turns it
@@ -119,6 +122,7 @@ def minibatch_rprop(
         resolve_signs(
             threshold,
             decay=decay,
+            norm_decay=norm_decay,
             lean=lean,
             lean_mask=lean_mask,
             statistics_dtype=statistics_dtype,

@@ -12,8 +12,14 @@ import optax
 from optax_rprop._arguments import matching_leaves, real_leaves, spread_leaves
 from optax_rprop._hyperparams import check_arrays, known, read_decay, read_number
 from optax_rprop._layouts.layout import memory_dtype
-from optax_rprop._sign_test.leaf import resolve_leaf
-from optax_rprop._sign_test.states import PackedResolveSignsState, ResolveSignsState
+from optax_rprop._sharding import zero_of
+from optax_rprop._sign_test.leaf import mean_size, resolve_leaf
+from optax_rprop._sign_test.states import (
+    GradientScale,
+    PackedResolveSignsState,
+    ResolveSignsState,
+    rescaled,
+)
 
 LeanMask = Any | Callable[[optax.Params], Any]
 
@@ -22,6 +28,7 @@ def resolve_signs(
     threshold: jax.typing.ArrayLike = 1.2,
     *,
     decay: jax.typing.ArrayLike = 0.95,
+    norm_decay: jax.typing.ArrayLike = 0.995,
     lean: jax.typing.ArrayLike = 0.1,
     lean_mask: LeanMask | None = None,
     statistics_dtype: jax.typing.DTypeLike | None = None,
@@ -31,16 +38,30 @@ def resolve_signs(
     To train a network on mini-batches, use `minibatch_rprop`, which chains this test
     with Rprop. Its ``update`` needs the parameters.
 
-    A sequential test per coordinate. With its gradients :math:`g` and the decay
-    :math:`\lambda` it keeps
+    A sequential test per coordinate. Gradients are first divided by a running mean of
+    the mean absolute gradient of all parameters, so that those of different steps are
+    comparable while the gradient shrinks. Of a coordinate's scaled gradients :math:`g`,
+    with the decays :math:`\lambda` and :math:`\rho`, it keeps
 
     .. math::
 
-      S \leftarrow \lambda S + g, \qquad R \leftarrow \sqrt{\lambda^2 R^2 + g^2}.
+      S \leftarrow \lambda S + g, \qquad R \leftarrow \sqrt{\rho^2 R^2 + g^2}.
 
-    The sign is resolved once :math:`|S| \geq c R` and S is not 0: then S is emitted and
-    restarts at 0, while R is kept. Until then, 0 is emitted. Chain this before a
-    transformation that uses only signs and treats 0 as "unknown".
+    The sign is resolved once S is not 0 and
+
+    .. math::
+
+      |S| \geq c R \sqrt{\frac{\sum_{k < t} \lambda^{2 k}}{\sum_{k < t} \rho^{2 k}}}
+
+    after t steps, where the root corrects for the different memories of S and R: were
+    the gradients independent, with mean 0, the right side would be c standard
+    deviations of S. Then S is emitted and restarts at 0, while R is kept. Until then, 0
+    is emitted. Chain this before a transformation that uses only signs and treats 0 as
+    "unknown".
+
+    R remembers longer than S, so that a coordinate whose gradient is nearly always tiny
+    and rarely large, such as the logit of a rare class, waits for the large ones, each
+    of which may resolve its sign alone.
 
     **Lean.** The test favours steps towards zero. For a parameter :math:`w` whose
     distance from zero is :math:`r = \min(|w| / \mathrm{rms}, 2)` in units of its
@@ -58,7 +79,7 @@ def resolve_signs(
     of the shard.
 
     A NaN gradient counts as 0. An infinity counts as the largest number, is resolved at
-    once, and leaves no trace in R.
+    once, and leaves no trace in R or in the running mean.
 
     **Threshold.** With an ``eta_minus`` of 0.85 and an ``eta_plus`` of 1.1, step sizes
     grow only if successive signs are right with a probability above 0.694. A higher
@@ -88,6 +109,7 @@ def resolve_signs(
       threshold: How large the sum must be, as a multiple of R. Positive.
       decay: Factor by which past evidence is discounted at every step, in (0, 1]; 1
         never forgets.
+      norm_decay: The same for the squares of the gradients in R.
       lean: How much the threshold is lowered for steps towards zero, and raised for
         steps away from it, per unit of distance from zero, in root mean squares of the
         array. Not negative. 0 treats both alike, and needs no parameters.
@@ -96,7 +118,7 @@ def resolve_signs(
         Exclude scales of normalization layers and temperatures. None leans for all.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and in
         float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
-        together, rounded to three digits, with a `decay` of at most 0.99, or 1.
+        together, rounded to three digits, with decays of at most 0.995, or 1.
 
     Returns:
       The gradient transformation. Its state is a `ResolveSignsState`, or, in bfloat16,
@@ -124,7 +146,7 @@ def resolve_signs(
       ...     updates, state = tx.update(jnp.array(grads), state)
       ...     print(updates)
       [0. 0.]
-      [7.8 0. ]
+      [3.04 0.  ]
       [0. 0.]
 
     References:
@@ -139,9 +161,10 @@ def resolve_signs(
     """
     threshold = read_number("threshold", threshold, "resolve_signs")
     decay = read_decay(decay, "resolve_signs")
+    norm_decay = read_decay(norm_decay, "resolve_signs", "norm_decay")
     lean = read_number("lean", lean, "resolve_signs")
     _check_resolvable(threshold, decay, lean)
-    packed = _is_packed(statistics_dtype, decay)
+    packed = _is_packed(statistics_dtype, decay=decay, norm_decay=norm_decay)
     state_type = PackedResolveSignsState if packed else ResolveSignsState
 
     def zeros(params: optax.Params) -> Any:
@@ -152,9 +175,14 @@ def resolve_signs(
         return jax.tree.structure(params).unflatten(leaves)
 
     def init_fn(params: optax.Params) -> Any:
-        check_arrays(threshold=threshold, decay=decay, lean=lean)
+        check_arrays(
+            threshold=threshold, decay=decay, norm_decay=norm_decay, lean=lean
+        )
         # A call for each: the fields must not share arrays, or donation fails.
-        return state_type(*(zeros(params) for _ in state_type._fields))
+        trees = (zeros(params) for _ in state_type._fields[:-1])
+        leaves = jax.tree.leaves(params)
+        scale = GradientScale(*(zero_of(leaves) for _ in GradientScale._fields))
+        return state_type(*trees, scale)
 
     def leaning_weights(params: optax.Params | None, state: Any) -> list[Any]:
         """For each leaf its parameters, or None if its test does not lean."""
@@ -193,20 +221,25 @@ def resolve_signs(
                 f"state must be the {state_type.__name__} that `init` returns, got"
                 f" {type(state).__name__}."
             )
-        grads = matching_leaves(updates, state)
-        leans = grads and known(lean) != 0
-        weights = leaning_weights(params, state) if leans else [None] * len(grads)
-        memories = zip(*map(jax.tree.leaves, state), strict=True)
+        *trees, scale = state
+        grads = matching_leaves(updates, trees)
+        if not grads:
+            return updates, state
+        leans = known(lean) != 0
+        weights = leaning_weights(params, trees) if leans else [None] * len(grads)
+        memories = zip(*map(jax.tree.leaves, trees), strict=True)
+        scale, unit, ratio = rescaled(scale, mean_size(grads), decay, norm_decay)
         pairs = [
-            resolve_leaf(*leaf, threshold, decay, lean)
+            resolve_leaf(*leaf, unit, ratio, threshold, decay, norm_decay, lean)
             for leaf in zip(grads, memories, weights, strict=True)
         ]
         treedef = jax.tree.structure(updates)
         fields = (
             treedef.unflatten([memory[i] for _, memory in pairs])
-            for i in range(len(state))
+            for i in range(len(trees))
         )
-        return treedef.unflatten([emitted for emitted, _ in pairs]), state_type(*fields)
+        emitted = treedef.unflatten([emitted for emitted, _ in pairs])
+        return emitted, state_type(*fields, scale)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -230,7 +263,7 @@ def _check_resolvable(
 
 
 def _is_packed(
-    statistics_dtype: jax.typing.DTypeLike | None, decay: float | jax.Array
+    statistics_dtype: jax.typing.DTypeLike | None, **decays: float | jax.Array
 ) -> bool:
     if statistics_dtype is None:
         return False
@@ -239,10 +272,11 @@ def _is_packed(
             f'statistics_dtype must be None or "bfloat16", got {statistics_dtype!r}.'
         )
     # With 8 bits, the product with a decay near 1 rounds back, and nothing fades.
-    if 0.99 < known(decay) < 1:
-        raise ValueError(
-            'decay must be at most 0.99, or 1, with statistics_dtype="bfloat16", got'
-            f" {decay}: rounded to 8 bits, sums would not decay. Use"
-            " statistics_dtype=None."
-        )
+    for name, decay in decays.items():
+        if 0.995 < known(decay) < 1:
+            raise ValueError(
+                f'{name} must be at most 0.995, or 1, with statistics_dtype="bfloat16",'
+                f" got {decay}: rounded to 8 bits, sums would not decay. Use"
+                " statistics_dtype=None."
+            )
     return True

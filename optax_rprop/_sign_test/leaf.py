@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_rprop._layouts.layout import Fields, narrowed
+from optax_rprop._layouts.layout import Fields, memory_dtype, narrowed
 
 
 def _unpack(memory: Fields) -> Fields:
@@ -41,12 +41,29 @@ def _leaning(params: jax.Array, lean: jax.Array) -> jax.Array:
 
 
 @jax.jit
+def mean_size(leaves: list[jax.Array]) -> jax.Array:
+    """The mean absolute value of all numbers that are finite; others count as 0."""
+    dtype = jnp.result_type(float)
+    share = 1 / sum(leaf.size for leaf in leaves)
+    total = jnp.zeros((), dtype)
+    for leaf in leaves:
+        sizes = jnp.abs(leaf.astype(memory_dtype(leaf)))
+        sizes = jax.lax.select(sizes < jnp.inf, sizes, jnp.zeros_like(sizes))
+        # The sum of large numbers could overflow, that of their shares cannot.
+        total += jnp.sum(sizes * jnp.asarray(share, sizes.dtype)).astype(dtype)
+    return total
+
+
+@jax.jit
 def resolve_leaf(
     grads: jax.Array,
     memory: Fields,
     params: jax.Array | None,
+    unit: jax.Array,
+    ratio: jax.Array,
     threshold: jax.typing.ArrayLike,
     decay: jax.typing.ArrayLike,
+    norm_decay: jax.typing.ArrayLike,
     lean: jax.typing.ArrayLike,
 ) -> tuple[jax.Array, Fields]:
     """Add gradients to what was seen, and test which signs are known now.
@@ -56,8 +73,11 @@ def resolve_leaf(
       memory: S and R of the same shape, as the fields of a `ResolveSignsState` hold
         them, or the one field of a `PackedResolveSignsState`.
       params: The parameters, same shape; None if nothing leans.
+      unit: By what gradients are multiplied.
+      ratio: By what R is multiplied before S is compared with it.
       threshold: As in `optax_rprop.resolve_signs`.
       decay: Likewise.
+      norm_decay: Likewise.
       lean: Likewise.
 
     Returns:
@@ -68,23 +88,26 @@ def resolve_leaf(
     zeros = jnp.zeros_like(sums)
     tiny = jnp.finfo(dtype).tiny
     finite = jnp.finfo(dtype if len(memory) == 2 else jnp.bfloat16).max.astype(dtype)
-    threshold, kept, lean = (jnp.asarray(x, dtype) for x in (threshold, decay, lean))
-    grads_dtype, grads = grads.dtype, grads.astype(dtype)
+    unit, ratio, threshold, decay, norm_decay, lean = (
+        jnp.asarray(x, dtype)
+        for x in (unit, ratio, threshold, decay, norm_decay, lean)
+    )
+    grads_dtype, grads = grads.dtype, grads.astype(dtype) * unit
     missing = jnp.isnan(grads)
     # Where all that was seen has decayed to 0, a rest of the sum is no evidence. On
     # GPU, unlike CPU, it would stay among the subnormal numbers.
-    rest = jax.lax.select(norms <= 0, zeros, kept * sums)
+    rest = jax.lax.select(norms <= 0, zeros, decay * sums)
     # An infinity counts as the largest number, and is resolved at once.
     sums = jax.lax.select(missing, rest, jax.lax.clamp(-finite, rest + grads, finite))
-    norms = kept * jnp.abs(norms)
+    norms = norm_decay * jnp.abs(norms)
     # In the norm, an infinity would be all that is left for thousands of steps. But a
     # norm of 0 could not be flagged.
     least = jax.lax.select(missing, zeros, jnp.full_like(zeros, tiny))
     sizes = jax.lax.select(jax.lax.is_finite(grads), jnp.abs(grads), least)
     # The square of 1e-23 is 0 in float32, and that of 1e20 infinite.
     larger, smaller = jax.lax.max(norms, sizes), jax.lax.min(norms, sizes)
-    ratio = smaller / larger
-    norms = jnp.minimum(larger * jax.lax.sqrt(1 + ratio * ratio), finite)
+    quotient = smaller / larger
+    norms = jnp.minimum(larger * jax.lax.sqrt(1 + quotient * quotient), finite)
     norms = jax.lax.select(larger < tiny, zeros, norms)
     # Equal gradients can reach a threshold exactly: rounding shall not decide.
     margin = jnp.asarray(1 - 16 * jnp.finfo(dtype).eps, dtype)
@@ -95,7 +118,7 @@ def resolve_leaf(
         towards = _leaning(params, lean * margin) * jnp.sign(sums)
         bound = jnp.maximum(bound - towards, lowest)
     # No sum of 0 reaches it, and any that overflows does.
-    resolved = jnp.abs(sums) >= jax.lax.clamp(tiny, bound * norms, finite)
+    resolved = jnp.abs(sums) >= jax.lax.clamp(tiny, bound * (ratio * norms), finite)
     # The sign of a norm is a flag, and 0 has none.
     norms = jax.lax.select(resolved, -norms, norms)
     memory = (sums, norms) if len(memory) == 2 else _pack(sums, norms)
