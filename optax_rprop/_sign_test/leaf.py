@@ -94,20 +94,25 @@ def resolve_leaf(
     )
     grads_dtype, grads = grads.dtype, grads.astype(dtype) * unit
     missing = jnp.isnan(grads)
+    known = jax.lax.select(missing, zeros, grads)
+    # An infinity counts as the largest number, and is resolved at once.
+    first, total = (
+        jax.lax.clamp(-finite, number, finite)
+        for number in (known, decay * sums + known)
+    )
     # Where all that was seen has decayed to 0, a rest of the sum is no evidence. On
     # GPU, unlike CPU, it would stay among the subnormal numbers.
-    rest = jax.lax.select(norms <= 0, zeros, decay * sums)
-    # An infinity counts as the largest number, and is resolved at once.
-    sums = jax.lax.select(missing, rest, jax.lax.clamp(-finite, rest + grads, finite))
+    sums = jax.lax.select(norms <= 0, first, total)
     norms = norm_decay * jnp.abs(norms)
-    # In the norm, an infinity would be all that is left for thousands of steps. But a
-    # norm of 0 could not be flagged.
+    # In the norm, an infinity would be all that is left for thousands of steps. But not
+    # 0 either, for a norm of 0 could not be flagged.
     least = jax.lax.select(missing, zeros, jnp.full_like(zeros, tiny))
     sizes = jax.lax.select(jax.lax.is_finite(grads), jnp.abs(grads), least)
-    # The square of 1e-23 is 0 in float32, and that of 1e20 infinite.
+    # The square of 1e-23 is 0 in float32, and that of 1e20 infinite. `jnp.hypot` minds
+    # more cases, and takes longer.
     larger, smaller = jax.lax.max(norms, sizes), jax.lax.min(norms, sizes)
     quotient = smaller / larger
-    norms = jnp.minimum(larger * jax.lax.sqrt(1 + quotient * quotient), finite)
+    norms = larger * jax.lax.sqrt(1 + quotient * quotient)
     norms = jax.lax.select(larger < tiny, zeros, norms)
     # Equal gradients can reach a threshold exactly: rounding shall not decide.
     margin = jnp.asarray(1 - 16 * jnp.finfo(dtype).eps, dtype)
@@ -119,6 +124,8 @@ def resolve_leaf(
         bound = jnp.maximum(bound - towards, lowest)
     # No sum of 0 reaches it, and any that overflows does.
     resolved = jnp.abs(sums) >= jax.lax.clamp(tiny, bound * (ratio * norms), finite)
+    # Large gradients that cancel must not leave an infinity behind.
+    norms = jnp.minimum(norms, finite)
     # The sign of a norm is a flag, and 0 has none.
     norms = jax.lax.select(resolved, -norms, norms)
     memory = (sums, norms) if len(memory) == 2 else _pack(sums, norms)

@@ -15,7 +15,7 @@ import optax
 import pytest
 from checks import each_layout, rprop
 
-from optax_rprop import resolve_signs
+from optax_rprop import minibatch_rprop, resolve_signs
 
 pytestmark = [
     pytest.mark.slow,
@@ -136,6 +136,34 @@ def test_cost_of_a_sign_test(state_layout, statistics_dtype, lean, limit):
             bytes_accessed=limit.bytes_accessed + 12.5, temporary_bytes=4.2
         )
     assert_within(cost(optimizer), limit)
+
+
+def operations(jaxpr):
+    """How many, with those of the functions that it calls."""
+    called = [each.params.get("jaxpr") for each in jaxpr.eqns]
+    return sum(1 if each is None else operations(each.jaxpr) for each in called)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "limit"),
+    [
+        (rprop(), 40),
+        (rprop(state_layout="packed"), 54),
+        (rprop(state_layout="byte"), 88),
+        (minibatch_rprop(), 106),
+        (minibatch_rprop(statistics_dtype="bfloat16"), 122),
+    ],
+    ids=["split", "packed", "byte", "minibatch", "minibatch in bfloat16"],
+)
+def test_operations_of_a_leaf(optimizer, limit):
+    """The time that compiling takes goes with their number."""
+
+    def count(leaves):
+        params = [jax.ShapeDtypeStruct((SIZE,), jnp.float32)] * leaves
+        state = jax.eval_shape(optimizer.init, params)
+        return operations(jax.make_jaxpr(optimizer.update)(params, state, params).jaxpr)
+
+    assert 10 < count(2) - count(1) <= limit
 
 
 @each_layout
