@@ -142,9 +142,7 @@ def read_integer(name: str, number: object) -> int:
     return int(number)
 
 
-def read_decay(
-    decay: object, owner: str, name: str = "decay"
-) -> float | jax.Array:
+def read_decay(decay: object, owner: str, name: str = "decay") -> float | jax.Array:
     """The decay of a running sum."""
     decay = read_number(name, decay, owner)
     if known(decay) <= 0 or known(decay) > 1:

@@ -1,5 +1,8 @@
 """The optimizer for mini-batches, ready for `optax.apply_updates`."""
 
+import math
+from typing import Any
+
 import jax
 import optax
 
@@ -9,10 +12,25 @@ from optax_rprop._layouts import StateLayout
 from optax_rprop._rprop import rprop
 from optax_rprop._sign_test import LeanMask, resolve_signs
 
+_STEP_SIZE, _NARROW = 0.05, 64
+
+
+def _by_width(params: optax.Params) -> Any:
+    """Initial step sizes that do not grow the outputs of wide layers."""
+
+    def step_size(param: Any) -> float:
+        shape = param.shape
+        if len(shape) < 2:
+            return _STEP_SIZE
+        units = min(shape) if len(shape) == 2 else max(shape[0], shape[-1])
+        return _STEP_SIZE * min(1, _NARROW * units / max(math.prod(shape), 1))
+
+    return jax.tree.map(step_size, params)
+
 
 @translates_pytorch
 def minibatch_rprop(
-    learning_rate: InitialStepSizes = 0.05,
+    learning_rate: InitialStepSizes | None = None,
     eta_minus: jax.typing.ArrayLike = 0.85,
     eta_plus: jax.typing.ArrayLike = 1.1,
     min_step_size: jax.typing.ArrayLike = 1e-6,
@@ -55,7 +73,11 @@ def minibatch_rprop(
     Args:
       learning_rate: Initial step size, in units of the parameters. Read once, by
         ``init``. A number, or one for each parameter by a pytree or a callable, as in
-        `rprop`.
+        `rprop`. None: 0.05, but 0.05 * 64 / n in arrays in which a unit has n > 64
+        inputs, because an update of d changes the sum over n inputs by up to d n. For
+        a matrix, n is its longer side, since libraries disagree on which side the
+        inputs are; for an array of more axes, its size over the longer of its first
+        and last axis.
       eta_minus: Factor by which a step size shrinks when its resolved sign changes, in
         (0, 1).
       eta_plus: Factor by which a step size grows while its resolved sign stays, above
@@ -128,7 +150,7 @@ def minibatch_rprop(
             statistics_dtype=statistics_dtype,
         ),
         rprop(
-            learning_rate,
+            _by_width if learning_rate is None else learning_rate,
             eta_minus,
             eta_plus,
             min_step_size,

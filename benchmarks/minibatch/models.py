@@ -18,7 +18,6 @@ from scipy import integrate
 from sklearn import datasets
 
 from benchmarks.common import data as sets
-from benchmarks.common import networks
 from benchmarks.common.data import Data, Split
 from benchmarks.common.networks import Params, affine, dense
 from benchmarks.common.problems import Problem, network, outputs, supervised

@@ -175,9 +175,7 @@ def resolve_signs(
         return jax.tree.structure(params).unflatten(leaves)
 
     def init_fn(params: optax.Params) -> Any:
-        check_arrays(
-            threshold=threshold, decay=decay, norm_decay=norm_decay, lean=lean
-        )
+        check_arrays(threshold=threshold, decay=decay, norm_decay=norm_decay, lean=lean)
         # A call for each: the fields must not share arrays, or donation fails.
         trees = (zeros(params) for _ in state_type._fields[:-1])
         leaves = jax.tree.leaves(params)

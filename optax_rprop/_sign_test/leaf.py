@@ -89,8 +89,7 @@ def resolve_leaf(
     tiny = jnp.finfo(dtype).tiny
     finite = jnp.finfo(dtype if len(memory) == 2 else jnp.bfloat16).max.astype(dtype)
     unit, ratio, threshold, decay, norm_decay, lean = (
-        jnp.asarray(x, dtype)
-        for x in (unit, ratio, threshold, decay, norm_decay, lean)
+        jnp.asarray(x, dtype) for x in (unit, ratio, threshold, decay, norm_decay, lean)
     )
     grads_dtype, grads = grads.dtype, grads.astype(dtype) * unit
     missing = jnp.isnan(grads)
