@@ -123,3 +123,27 @@ TUNED = (
     Optimizer(f"{OURS}, weight decay", _decayed, grid(decay=[0, 1e-4, 1e-3])),
 )
 OPTIMIZERS = (*UNTUNED, *TUNED)
+
+_BY_NAME = {optimizer.name: optimizer for optimizer in OPTIMIZERS}
+
+
+def _prodigy(setting: Any, steps: int) -> optax.GradientTransformation:
+    del setting
+    return contrib.prodigy(optax.cosine_decay_schedule(1.0, steps))
+
+
+LARGER = (
+    _BY_NAME[OURS],
+    _BY_NAME[ADAM],
+    Optimizer("AdamW, 0.001", fixed(lambda: optax.adamw(0.001))),
+    _BY_NAME["Adam, 0.003"],
+    Optimizer(
+        "Adam, 0.003, cosine", scheduled(optax.adam), grid(rate=[0.003], cosine=[1])
+    ),
+    _BY_NAME["MoMo-Adam"],
+    Optimizer("Prodigy, cosine", _prodigy),
+    _BY_NAME["COCOB"],
+    _BY_NAME["schedule-free AdamW"],
+    _BY_NAME["Muon, 0.02"],
+)
+"""Those that train larger models."""

@@ -57,12 +57,14 @@ class Part(NamedTuple):
       problem: The problem to train.
       batch: The batch size.
       measure: From problem, rows in a batch and steps: the rows of each table.
+      steps: How many; None means those of `STEPS`.
     """
 
     study: str
     problem: Problem
     batch: Any
     measure: Callable[[Problem, int, int], dict[str, Rows]]
+    steps: int | None = None
 
 
 def run_parts(parts: Sequence[Part], folder: Path, script: str, *, quick: bool) -> None:
@@ -75,7 +77,7 @@ def run_parts(parts: Sequence[Part], folder: Path, script: str, *, quick: bool) 
     def run(part: Part) -> dict[str, list[Any]]:
         _, rows = runs_and_rows(part.problem.data)
         size = rows if part.batch == FULL else part.batch
-        steps = 2 * CHECKPOINTS if quick else STEPS[part.batch]
+        steps = 2 * CHECKPOINTS if quick else part.steps or STEPS[part.batch]
         where = {"problem": part.problem.name, "batch": part.batch}
         tables = part.measure(part.problem, size, steps)
         return {name: [where | row for row in found] for name, found in tables.items()}
@@ -122,7 +124,12 @@ def problem_row(problem: Problem, group: str) -> dict[str, Any]:
 
 
 def measure(
-    problem: Problem, size: int, steps: int, *, optimizers: Sequence[Optimizer]
+    problem: Problem,
+    size: int,
+    steps: int,
+    *,
+    optimizers: Sequence[Optimizer],
+    judge: Callable[[Curves], Curves] = at_best,
 ) -> dict[str, Rows]:
     """Train all settings, and choose each optimizer's by the validation sets.
 
@@ -134,7 +141,7 @@ def measure(
     tried = []
     for optimizer in optimizers:
         found = train(problem, optimizer, size, steps)
-        for evaluated, scores in zip(EVALUATED, map(at_best, found), strict=True):
+        for evaluated, scores in zip(EVALUATED, map(judge, found), strict=True):
             means = Curves(*(score.mean(axis=1) for score in scores))
             # The loss decides between settings of the same error.
             best = np.lexsort((means.validation_loss, means.validation_error))[0]

@@ -121,6 +121,11 @@ def at_best(curves: Curves) -> Curves:
     )
 
 
+def at_end(curves: Curves) -> Curves:
+    """After the last step; shape (settings, runs)."""
+    return jax.tree.map(lambda curve: curve[..., -1], curves)
+
+
 def by_run(errors: Mapping[str, np.ndarray]) -> Rows:
     """A row a run, a column an optimizer; a thousandth of a percent is enough."""
     for run, row in enumerate(zip(*errors.values(), strict=True)):
