@@ -77,12 +77,6 @@ def _accumulated(setting: Any, steps: int) -> optax.GradientTransformation:
     return tx.gradient_transformation()
 
 
-def _decayed(setting: Any, steps: int) -> optax.GradientTransformation:
-    del steps
-    decay = optax.add_decayed_weights(setting["decay"])
-    return optax.chain(decay, optax_rprop.minibatch_rprop())
-
-
 ADAM = "Adam, tuned"
 OURS = "mini-batch Rprop"
 PLAIN = "Rprop"
@@ -120,7 +114,6 @@ TUNED = (
     Optimizer("SGD, tuned", scheduled(optax.sgd, momentum=0.9), _SGD_GRID),
     Optimizer("signSGD, tuned", scheduled(_sign_sgd), _SIGN_GRID),
     Optimizer("Rprop, accumulated", _accumulated, grid(batches=[4, 16, 64])),
-    Optimizer(f"{OURS}, weight decay", _decayed, grid(decay=[0, 1e-4, 1e-3])),
 )
 OPTIMIZERS = (*UNTUNED, *TUNED)
 
