@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optax_rprop._hyperparams import translates_pytorch
@@ -15,17 +16,13 @@ from optax_rprop._sign_test import LeanMask, resolve_signs
 _STEP_SIZE, _NARROW = 0.05, 64
 
 
-def _by_width(params: optax.Params) -> Any:
-    """Initial step sizes that do not grow the outputs of wide layers."""
-
-    def step_size(param: Any) -> float:
-        shape = param.shape
-        if len(shape) < 2:
-            return _STEP_SIZE
-        units = min(shape) if len(shape) == 2 else max(shape[0], shape[-1])
-        return _STEP_SIZE * min(1, _NARROW * units / max(math.prod(shape), 1))
-
-    return jax.tree.map(step_size, params)
+def _step_size(param: Any) -> float:
+    """The initial step size of an array: one that suits the inputs of its units."""
+    shape = param.shape
+    if len(shape) < 2:
+        return _STEP_SIZE
+    units = min(shape) if len(shape) == 2 else max(shape[0], shape[-1])
+    return _STEP_SIZE * min(1, _NARROW * units / max(math.prod(shape), 1))
 
 
 @translates_pytorch
@@ -77,7 +74,7 @@ def minibatch_rprop(
         inputs, because an update of d changes the sum over n inputs by up to d n. For
         a matrix, n is its longer side, since libraries disagree on which side the
         inputs are; for an array of more axes, its size over the longer of its first
-        and last axis.
+        and last axis. Clipped to the bounds.
       eta_minus: Factor by which a step size shrinks when its resolved sign changes, in
         (0, 1).
       eta_plus: Factor by which a step size grows while its resolved sign stays, above
@@ -140,6 +137,13 @@ def minibatch_rprop(
       >>> bool(average.std() < params.std())
       True
     """
+
+    def within_bounds(params: optax.Params) -> Any:
+        return jax.tree.map(
+            lambda param: jnp.clip(_step_size(param), min_step_size, max_step_size),
+            params,
+        )
+
     return optax.chain(
         resolve_signs(
             threshold,
@@ -150,7 +154,7 @@ def minibatch_rprop(
             statistics_dtype=statistics_dtype,
         ),
         rprop(
-            _by_width if learning_rate is None else learning_rate,
+            within_bounds if learning_rate is None else learning_rate,
             eta_minus,
             eta_plus,
             min_step_size,

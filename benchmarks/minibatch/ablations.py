@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
 CHANGES = {
     "threshold": [1.0, 1.1, 1.5, 2.0],
     "decay": [0.9, 0.98, 0.99, 1.0],
+    "norm_decay": [0.95, 0.98, 0.998, 1.0],
     "lean": [0.0, 0.05, 0.2, 0.4],
     "learning_rate": [1e-3, 1e-2, 1e-1],
     "max_step_size": [0.03, 0.1, 1.0],
@@ -49,7 +50,7 @@ PRECISIONS = [
 
 def of_variant(name: Any) -> Optimizer:
     """Mini-batch Rprop with another variant than its own, irprop-."""
-    test = ("threshold", "decay", "lean")
+    test = ("threshold", "decay", "norm_decay", "lean")
     rule = {key: value for key, value in DEFAULTS.items() if key not in test}
     sign_test = {key: DEFAULTS[key] for key in test}
     return Optimizer(
@@ -57,7 +58,8 @@ def of_variant(name: Any) -> Optimizer:
         fixed(
             lambda: optax.chain(
                 optax_rprop.resolve_signs(**sign_test),
-                optax_rprop.rprop(**rule, variant=name, skip_zero_grads=True),
+                # None of the arrays that are trained here is wide.
+                optax_rprop.rprop(0.05, **rule, variant=name, skip_zero_grads=True),
             )
         ),
     )
@@ -70,13 +72,12 @@ def ablations() -> list[Optimizer]:
         for name, values in CHANGES.items()
         for value in values
     }
-    found = []
-    for name, numbers in changes.items():
-        first = min(numbers["learning_rate"], numbers["max_step_size"])
-        build = functools.partial(
-            optax_rprop.minibatch_rprop, **{**numbers, "learning_rate": first}
+    found = [
+        Optimizer(
+            name, fixed(functools.partial(optax_rprop.minibatch_rprop, **numbers))
         )
-        found.append(Optimizer(name, fixed(build)))
+        for name, numbers in changes.items()
+    ]
     return [*found, *map(of_variant, ("rprop-", "rprop+"))]
 
 
