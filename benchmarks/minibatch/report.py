@@ -16,7 +16,7 @@ from benchmarks.common import plots, results
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import bold_lowest, markdown, report
 from benchmarks.minibatch.methods import ADAM, OURS, PLAIN
-from benchmarks.minibatch.tasks import CHOSEN, EVALUATED, GROUPS, ITERATE
+from benchmarks.minibatch.tasks import CHOSEN, EVALUATED, GROUPS, HELD_OUT, ITERATE
 from benchmarks.minibatch.train import STEPS
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,10 +28,10 @@ DRAWN = {OURS: "o", "Adam, 0.001": "s", "SGD, tuned": "", PLAIN: "^"}
 LISTED = (OURS, PLAIN, "MoMo-Adam", "COCOB", "Prodigy", "Adam, 0.001", ADAM)
 
 
-def read(folder: Path, evaluated: str = ITERATE) -> Frame:
+def read(folder: Path, evaluated: str = ITERATE, study: str = "tasks") -> Frame:
     """Test errors by group, problem, batch and run."""
-    rows = results.read(folder, "tasks").astype({"batch": str})
-    groups = results.read(folder, "tasks_problems")[["problem", "group"]]
+    rows = results.read(folder, study).astype({"batch": str})
+    groups = results.read(folder, f"{study}_problems")[["problem", "group"]]
     rows = rows[rows["evaluated"] == evaluated].merge(groups, sort=False)
     return rows.drop(columns="evaluated").set_index([*KEYS, "run"])
 
@@ -135,6 +135,62 @@ def errors(folder: Path = RESULTS) -> str:
     return markdown(table.rename_axis("problem, batch"))
 
 
+def of_models(folder: Path) -> tuple[Frame, Frame]:
+    """Of larger models, errors over those of tuned Adam: of iterates, of averages."""
+    iterates, averages = (means(read(folder, kind, "models")) for kind in EVALUATED)
+    adam = iterates[ADAM]
+    return iterates.div(adam, axis=0), averages.div(adam, axis=0)
+
+
+def summary_models(folder: Path = RESULTS) -> str:
+    """Geometric means over the tasks, and the worst held-out one."""
+    table: dict[str, Any] = {}
+    ratios = dict(zip(EVALUATED, of_models(folder), strict=True))
+    for group in (CHOSEN, HELD_OUT):
+        for kind, wide in ratios.items():
+            part = within(wide, "group", group)
+            if len(part):
+                name = f"{group} ({len(part)}), {kind}"
+                table[name] = np.exp(np.log(part).mean())
+                if group == HELD_OUT:
+                    table[f"worst held out, {kind}"] = part.max()
+    frame = pd.DataFrame(table).map("{:.2f}".format)
+    return markdown(frame.rename_axis("optimizer"))
+
+
+def errors_models(folder: Path = RESULTS) -> str:
+    """The error after the last step, a row a task, the lowest bold."""
+    iterates, averages = (means(read(folder, kind, "models")) for kind in EVALUATED)
+    iterates.insert(1, f"{OURS}, average", averages[OURS])
+    facts = results.read(folder, "models_problems").set_index("problem")
+    numbers = iterates.map("{:.3g}".format)
+    table = bold_lowest(numbers, iterates)
+    table.index = [
+        f"{problem} ({facts['error_name'][problem]}; {group})"
+        for group, problem, _ in table.index
+    ]
+    return markdown(table.rename_axis("task"))
+
+
+def headline_models(folder: Path = RESULTS) -> str:
+    """Against tuned Adam and those that are not tuned."""
+    ratios = [within(wide, "group", HELD_OUT) for wide in of_models(folder)]
+    if not len(ratios[0]):
+        return "No held-out task has run."
+    iterate, average = (np.exp(np.log(part).mean()) for part in ratios)
+    rivals = [name for name in iterate.index if name not in (OURS, ADAM)]
+    listed = "; ".join(
+        f"{name} {iterate[name]:.2f} and {average[name]:.2f}" for name in rivals
+    )
+    return (
+        f"On {len(ratios[0])} held-out tasks with larger or other models, trained for a"
+        " fixed number of steps, the error of mini-batch Rprop after the last step is"
+        f" {iterate[OURS]:.2f} times that of Adam tuned to each task (geometric mean),"
+        f" and that of the average of its iterates {average[OURS]:.2f} times;"
+        f" untuned baselines: {listed}."
+    )
+
+
 def ablations(folder: Path = RESULTS) -> str:
     """Change of the test error in points against the default, by problem."""
     rows = results.read(folder, "ablations").drop(columns=["batch", "run"])
@@ -222,7 +278,17 @@ def picture(folder: Path = RESULTS) -> Figure:
     return figure
 
 
-SHOWN = (headline, summary, plain, errors, ablations, precision)
+SHOWN = (
+    headline,
+    summary,
+    plain,
+    errors,
+    headline_models,
+    summary_models,
+    errors_models,
+    ablations,
+    precision,
+)
 PICTURES = {"tasks": picture}
 
 if __name__ == "__main__":
