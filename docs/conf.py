@@ -113,7 +113,7 @@ def move_links(app, docname, content):
     README.md is the index. And GitHub Pages does not publish a folder ``.github``.
     """
     text, up = content[0], "../" * docname.count("/")
-    if docname == "CONTRIBUTING":
+    if not up:
         text = text.replace("](../", "](")
     if up or docname == "CONTRIBUTING":
         text = text.replace(f"]({up}README.md", f"]({up}index.md")
