@@ -3,7 +3,7 @@
 The data and the network are those of train_mlp.py. Every step uses only a few rows, so
 most signs of the gradient are noise. Mini-batch Rprop updates a parameter only once a
 test is confident of the sign of its accumulated gradient; plain Rprop trusts every
-sign. Neither has a learning rate to tune.
+sign. Both run with their default settings.
 """
 
 import argparse
