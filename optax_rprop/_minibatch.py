@@ -1,12 +1,14 @@
 """The optimizer for mini-batches, ready for `optax.apply_updates`."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
-from optax_rprop._hyperparams import translates_pytorch
+from optax_rprop._arguments import shape_of
+from optax_rprop._hyperparams import known, read_number, translates_pytorch
 from optax_rprop._initial import InitialStepSizes
 from optax_rprop._layouts import StateLayout
 from optax_rprop._rprop import rprop
@@ -15,17 +17,25 @@ from optax_rprop._sign_test import LeanMask, resolve_signs
 _STEP_SIZE, _NARROW = 0.05, 64
 
 
-def _by_width(params: optax.Params) -> Any:
-    """Initial step sizes that do not grow the outputs of wide layers."""
+def _inputs(shape: tuple[int, ...]) -> float:
+    """How many numbers a unit sums, at most."""
+    if len(shape) < 2:
+        return 1
+    units = min(shape) if len(shape) == 2 else max(shape[0], shape[-1])
+    return math.prod(shape) / max(units, 1)
+
+
+def _by_width(lower: float, upper: float) -> Callable[..., Any]:
+    """Initial step sizes that do not grow the outputs of wide layers.
+
+    A bound that is not known is NaN, and does not count.
+    """
 
     def step_size(param: Any) -> float:
-        shape = param.shape
-        if len(shape) < 2:
-            return _STEP_SIZE
-        units = min(shape) if len(shape) == 2 else max(shape[0], shape[-1])
-        return _STEP_SIZE * min(1, _NARROW * units / max(math.prod(shape), 1))
+        step = _STEP_SIZE * _NARROW / max(_NARROW, _inputs(shape_of(param)))
+        return min(max(step, lower), upper)
 
-    return jax.tree.map(step_size, params)
+    return lambda params: jax.tree.map(step_size, params)
 
 
 @translates_pytorch
@@ -77,7 +87,7 @@ def minibatch_rprop(
         inputs, because an update of d changes the sum over n inputs by up to d n. For
         a matrix, n is its longer side, since libraries disagree on which side the
         inputs are; for an array of more axes, its size over the longer of its first
-        and last axis.
+        and last axis. Within the bounds.
       eta_minus: Factor by which a step size shrinks when its resolved sign changes, in
         (0, 1).
       eta_plus: Factor by which a step size grows while its resolved sign stays, above
@@ -140,6 +150,10 @@ def minibatch_rprop(
       >>> bool(average.std() < params.std())
       True
     """
+    if learning_rate is None:
+        lower = known(read_number("min_step_size", min_step_size))
+        upper = known(read_number("max_step_size", max_step_size))
+        learning_rate = _by_width(lower, upper)
     return optax.chain(
         resolve_signs(
             threshold,
@@ -150,7 +164,7 @@ def minibatch_rprop(
             statistics_dtype=statistics_dtype,
         ),
         rprop(
-            _by_width if learning_rate is None else learning_rate,
+            learning_rate,
             eta_minus,
             eta_plus,
             min_step_size,

@@ -99,11 +99,11 @@ def resolve_signs(
     on average. In the steady state 5 equal gradients resolve a sign, 2 at the start.
 
     **Decay.** While a coordinate waits, the others change and its evidence becomes
-    stale. Without decay, R grows forever, and so do the waits.
+    stale. Without decay, the right side grows forever, and so do the waits.
 
     **When not to use it.** For deterministic gradients, as on the full batch, it skips
-    four updates out of five. With few steps: a threshold above 1 allows an update at
-    most every second step.
+    four updates out of five. With few steps: of gradients of constant magnitude, a
+    threshold above 1 allows an update at most every second step.
 
     Args:
       threshold: How large the sum must be, as a multiple of R. Positive.
@@ -142,11 +142,11 @@ def resolve_signs(
       >>> import jax.numpy as jnp
       >>> tx = resolve_signs(lean=0)
       >>> state = tx.init(jnp.zeros(2))
-      >>> for grads in ([4.0, 1.0], [4.0, -1.0], [4.0, 1.0]):
+      >>> for grads in ([4.0, 4.0], [4.0, -4.0], [4.0, 4.0]):
       ...     updates, state = tx.update(jnp.array(grads), state)
       ...     print(updates)
       [0. 0.]
-      [3.04 0.  ]
+      [1.95 0.  ]
       [0. 0.]
 
     References:

@@ -44,7 +44,7 @@ def _leaning(params: jax.Array, lean: jax.Array) -> jax.Array:
 def mean_size(leaves: list[jax.Array]) -> jax.Array:
     """The mean absolute value of all numbers that are finite; others count as 0."""
     dtype = jnp.result_type(float)
-    share = 1 / sum(leaf.size for leaf in leaves)
+    share = 1 / max(1, sum(leaf.size for leaf in leaves))
     total = jnp.zeros((), dtype)
     for leaf in leaves:
         sizes = jnp.abs(leaf.astype(memory_dtype(leaf)))
