@@ -74,9 +74,11 @@ def resolve_signs(
     for the threshold :math:`c_0` and the lean :math:`a`. Steps go against the sign of
     S, so a step towards zero needs less evidence and a step away from it more, which
     acts as a weight decay in units of the noise. Where the root mean square is 0 or not
-    finite, in float32 at magnitudes below 1e-19 or above 1e19, r is 0. Under sharding
-    it costs an all-reduce of one number per array; inside ``jax.shard_map`` it is that
-    of the shard.
+    finite, in float32 at magnitudes below 1e-19 or above 1e19, r is 0.
+
+    **Sharding.** The root mean squares and the mean absolute gradient each cost an
+    all-reduce of one number per array. Inside ``jax.shard_map`` they are those of the
+    shard, so that all parameters must vary over the same axes.
 
     A NaN gradient counts as 0. An infinity counts as the largest number, is resolved at
     once, and leaves no trace in R or in the running mean.
@@ -118,7 +120,9 @@ def resolve_signs(
         Exclude scales of normalization layers and temperatures. None leans for all.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and in
         float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
-        together, rounded to three digits, with decays of at most 0.995, or 1.
+        together, rounded to three digits, with decays of at most 0.995, or 1. R may
+        then be a quarter too small where magnitudes are constant, as small changes are
+        rounded away, and signs resolve sooner.
 
     Returns:
       The gradient transformation. Its state is a `ResolveSignsState`, or, in bfloat16,
