@@ -48,9 +48,11 @@ def mean_size(leaves: list[jax.Array]) -> jax.Array:
     total = jnp.zeros((), dtype)
     for leaf in leaves:
         sizes = jnp.abs(leaf.astype(memory_dtype(leaf)))
-        sizes = jax.lax.select(sizes < jnp.inf, sizes, jnp.zeros_like(sizes))
-        # The sum of large numbers could overflow, that of their shares cannot.
-        total += jnp.sum(sizes * jnp.asarray(share, sizes.dtype)).astype(dtype)
+        # The sum of large numbers could overflow, that of their shares cannot. Selected
+        # last: XLA's CPU compiler makes a product before a sum a product with an array.
+        shares = sizes * jnp.asarray(share, sizes.dtype)
+        finite = jax.lax.select(sizes < jnp.inf, shares, jnp.zeros_like(shares))
+        total += jnp.sum(finite).astype(dtype)
     return total
 
 
