@@ -6,7 +6,8 @@
 - Inspection: `diagnostics`, `diagnostics_by_leaf`, `RpropDiagnostics`;
   `get_rprop_state`, which also converts between layouts.
 - States: `RpropState`, `PackedRpropState`, `ByteRpropState` with its `Lattice`,
-  `EigenbasisState`, `ResolveSignsState`, `PackedResolveSignsState`.
+  `EigenbasisState`, `ResolveSignsState` and `PackedResolveSignsState` with their
+  `GradientScale`.
 - Marks of the variants in states: `RpropMinus`, `IRpropMinus`, `RpropPlus`,
   `IRpropPlus`.
 - Types for annotations: `Variant`, `StateLayout`.
@@ -29,13 +30,18 @@ from optax_rprop._minibatch import minibatch_rprop
 from optax_rprop._rprop import rprop, scale_by_rprop
 from optax_rprop._rule import IRpropMinus, IRpropPlus, RpropMinus, RpropPlus, Variant
 from optax_rprop._sign_test import resolve_signs
-from optax_rprop._sign_test.states import PackedResolveSignsState, ResolveSignsState
+from optax_rprop._sign_test.states import (
+    GradientScale,
+    PackedResolveSignsState,
+    ResolveSignsState,
+)
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "ByteRpropState",
     "EigenbasisState",
+    "GradientScale",
     "IRpropMinus",
     "IRpropPlus",
     "Lattice",

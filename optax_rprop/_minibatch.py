@@ -7,22 +7,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_rprop._arguments import shape_of
 from optax_rprop._hyperparams import translates_pytorch
 from optax_rprop._initial import InitialStepSizes
 from optax_rprop._layouts import StateLayout
 from optax_rprop._rprop import rprop
 from optax_rprop._sign_test import LeanMask, resolve_signs
 
-_STEP_SIZE, _NARROW = 0.05, 64
+_STEP_SIZE, _WIDEST_UNSCALED = 0.05, 64
 
 
-def _step_size(param: Any) -> float:
-    """The initial step size of an array: one that suits the inputs of its units."""
-    shape = param.shape
+def _inputs(shape: tuple[int, ...]) -> float:
+    """How many numbers a unit sums, at most."""
     if len(shape) < 2:
-        return _STEP_SIZE
+        return 1
     units = min(shape) if len(shape) == 2 else max(shape[0], shape[-1])
-    return _STEP_SIZE * min(1, _NARROW * units / max(math.prod(shape), 1))
+    return math.prod(shape) / max(units, 1)
 
 
 @translates_pytorch
@@ -74,7 +74,7 @@ def minibatch_rprop(
         inputs, because an update of d changes the sum over n inputs by up to d n. For
         a matrix, n is its longer side, since libraries disagree on which side the
         inputs are; for an array of more axes, its size over the longer of its first
-        and last axis. Clipped to the bounds.
+        and last axis. Within the bounds.
       eta_minus: Factor by which a step size shrinks when its resolved sign changes, in
         (0, 1).
       eta_plus: Factor by which a step size grows while its resolved sign stays, above
@@ -138,11 +138,13 @@ def minibatch_rprop(
       True
     """
 
-    def within_bounds(params: optax.Params) -> Any:
-        return jax.tree.map(
-            lambda param: jnp.clip(_step_size(param), min_step_size, max_step_size),
-            params,
-        )
+    def default_step_size(param: Any) -> jax.Array:
+        inputs = max(_WIDEST_UNSCALED, _inputs(shape_of(param)))
+        step_size = _STEP_SIZE * _WIDEST_UNSCALED / inputs
+        return jnp.clip(step_size, min_step_size, max_step_size)
+
+    def default_step_sizes(params: optax.Params) -> Any:
+        return jax.tree.map(default_step_size, params)
 
     return optax.chain(
         resolve_signs(
@@ -154,7 +156,7 @@ def minibatch_rprop(
             statistics_dtype=statistics_dtype,
         ),
         rprop(
-            within_bounds if learning_rate is None else learning_rate,
+            default_step_sizes if learning_rate is None else learning_rate,
             eta_minus,
             eta_plus,
             min_step_size,

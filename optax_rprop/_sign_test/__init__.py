@@ -74,9 +74,11 @@ def resolve_signs(
     for the threshold :math:`c_0` and the lean :math:`a`. Steps go against the sign of
     S, so a step towards zero needs less evidence and a step away from it more, which
     acts as a weight decay in units of the noise. Where the root mean square is 0 or not
-    finite, in float32 at magnitudes below 1e-19 or above 1e19, r is 0. Under sharding
-    it costs an all-reduce of one number per array; inside ``jax.shard_map`` it is that
-    of the shard.
+    finite, in float32 at magnitudes below 1e-19 or above 1e19, r is 0.
+
+    **Sharding.** The root mean squares and the mean absolute gradient each cost an
+    all-reduce of one number per array. Inside ``jax.shard_map`` they are those of the
+    shard, so that all parameters must vary over the same axes.
 
     A NaN gradient counts as 0. An infinity counts as the largest number, is resolved at
     once, and leaves no trace in R or in the running mean.
@@ -99,11 +101,11 @@ def resolve_signs(
     on average. In the steady state 5 equal gradients resolve a sign, 2 at the start.
 
     **Decay.** While a coordinate waits, the others change and its evidence becomes
-    stale. Without decay, R grows forever, and so do the waits.
+    stale. Without decay, the right side grows forever, and so do the waits.
 
     **When not to use it.** For deterministic gradients, as on the full batch, it skips
-    four updates out of five. With few steps: a threshold above 1 allows an update at
-    most every second step.
+    four updates out of five. With few steps: of gradients of constant magnitude, a
+    threshold above 1 allows an update at most every second step.
 
     Args:
       threshold: How large the sum must be, as a multiple of R. Positive.
@@ -118,7 +120,9 @@ def resolve_signs(
         Exclude scales of normalization layers and temperatures. None leans for all.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and in
         float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
-        together, rounded to three digits, with decays of at most 0.995, or 1.
+        together, rounded to three digits, with decays of at most 0.995, or 1. R may
+        then be a quarter too small where magnitudes are constant, as small changes are
+        rounded away, and signs resolve sooner.
 
     Returns:
       The gradient transformation. Its state is a `ResolveSignsState`, or, in bfloat16,
@@ -142,11 +146,11 @@ def resolve_signs(
       >>> import jax.numpy as jnp
       >>> tx = resolve_signs(lean=0)
       >>> state = tx.init(jnp.zeros(2))
-      >>> for grads in ([4.0, 1.0], [4.0, -1.0], [4.0, 1.0]):
+      >>> for grads in ([4.0, 4.0], [4.0, -4.0], [4.0, 4.0]):
       ...     updates, state = tx.update(jnp.array(grads), state)
       ...     print(updates)
       [0. 0.]
-      [3.04 0.  ]
+      [1.95 0.  ]
       [0. 0.]
 
     References:

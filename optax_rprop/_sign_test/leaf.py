@@ -44,13 +44,15 @@ def _leaning(params: jax.Array, lean: jax.Array) -> jax.Array:
 def mean_size(leaves: list[jax.Array]) -> jax.Array:
     """The mean absolute value of all numbers that are finite; others count as 0."""
     dtype = jnp.result_type(float)
-    share = 1 / sum(leaf.size for leaf in leaves)
+    share = 1 / max(1, sum(leaf.size for leaf in leaves))
     total = jnp.zeros((), dtype)
     for leaf in leaves:
         sizes = jnp.abs(leaf.astype(memory_dtype(leaf)))
-        sizes = jax.lax.select(sizes < jnp.inf, sizes, jnp.zeros_like(sizes))
-        # The sum of large numbers could overflow, that of their shares cannot.
-        total += jnp.sum(sizes * jnp.asarray(share, sizes.dtype)).astype(dtype)
+        # The sum of large numbers could overflow, that of their shares cannot. Selected
+        # last: XLA's CPU compiler makes a product before a sum a product with an array.
+        shares = sizes * jnp.asarray(share, sizes.dtype)
+        finite = jax.lax.select(sizes < jnp.inf, shares, jnp.zeros_like(shares))
+        total += jnp.sum(finite).astype(dtype)
     return total
 
 

@@ -83,6 +83,8 @@ class PackedResolveSignsState(NamedTuple):
       statistics: Pytree of the parameters' structure, shapes and shardings, dtype
         uint32: the bits of S as bfloat16, then those of R, or of -R where the sign
         was just resolved.
+      scale: As in `ResolveSignsState`.
     """
 
     statistics: optax.Params
+    scale: GradientScale

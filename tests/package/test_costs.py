@@ -108,20 +108,22 @@ def test_cost_of_one_leaf(state_layout, variant, skip_zero_grads, limit):
 
 
 # The root mean square of a leaf is two more fusions. One of them reads the parameters,
-# and the test reads them again.
+# and the test reads them again. The mean size of the gradients is 12 bytes, because the
+# compiler of jax 0.10.2 stores the finite ones before adding them. With its running
+# mean, it is 7 or 8 fusions and 3 copies, most of them of scalars.
 @pytest.mark.parametrize(
     ("state_layout", "statistics_dtype", "lean", "limit"),
     [
-        ("split", None, 0, Cost(84, 0, 5, 0)),
-        ("packed", None, 0, Cost(68, 0, 4, 0)),
-        ("byte", None, 0, Cost(59, 0, 7, 0)),
-        ("byte", "bfloat16", 0, Cost(31, 0, 6, 0)),
-        ("split", None, 0.1, Cost(92, 0, 7, 0)),
-        ("packed", None, 0.1, Cost(76, 0, 6, 0)),
-        ("byte", None, 0.1, Cost(67, 0, 9, 0)),
-        ("split", "bfloat16", 0.1, Cost(60, 0, 6, 0)),
-        ("packed", "bfloat16", 0.1, Cost(48, 0, 5, 0)),
-        ("byte", "bfloat16", 0.1, Cost(39, 0, 8, 0)),
+        ("split", None, 0, Cost(96, 4, 13, 3)),
+        ("packed", None, 0, Cost(80, 4, 12, 3)),
+        ("byte", None, 0, Cost(71, 4, 14, 3)),
+        ("byte", "bfloat16", 0, Cost(43, 4, 13, 3)),
+        ("split", None, 0.1, Cost(104, 4, 15, 3)),
+        ("packed", None, 0.1, Cost(88, 4, 14, 3)),
+        ("byte", None, 0.1, Cost(79, 4, 16, 3)),
+        ("split", "bfloat16", 0.1, Cost(72, 4, 14, 3)),
+        ("packed", "bfloat16", 0.1, Cost(60, 4, 13, 3)),
+        ("byte", "bfloat16", 0.1, Cost(51, 4, 15, 3)),
     ],
 )
 def test_cost_of_a_sign_test(state_layout, statistics_dtype, lean, limit):
@@ -150,8 +152,8 @@ def operations(jaxpr):
         (rprop(), 40),
         (rprop(state_layout="packed"), 54),
         (rprop(state_layout="byte"), 88),
-        (minibatch_rprop(), 106),
-        (minibatch_rprop(statistics_dtype="bfloat16"), 122),
+        (minibatch_rprop(), 113),
+        (minibatch_rprop(statistics_dtype="bfloat16"), 129),
     ],
     ids=["split", "packed", "byte", "minibatch", "minibatch in bfloat16"],
 )

@@ -9,9 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import test_layouts
 import test_rule
+import test_sign_test
 
 import optax_rprop
 
@@ -147,6 +149,62 @@ CAUGHT_BY = {
 }
 
 
+# The same for the sign test, compared with plain Python, and for the step sizes.
+SIGN_TEST = {
+    "no correction for the longer memory": {
+        "jnp.sqrt(scale.sum_weight / scale.norm_weight)": "jnp.ones_like(size)"
+    },
+    "correction without a root": {
+        "jnp.sqrt(scale.sum_weight / scale.norm_weight)": (
+            "scale.sum_weight / scale.norm_weight"
+        )
+    },
+    "R decays like S": {"norms = norm_decay * jnp": "norms = decay * jnp"},
+    "S decays like R": {"decay * sums + known": "norm_decay * sums + known"},
+    "size not remembered": {"_SIZE_DECAY = 0.8": "_SIZE_DECAY = 0.0"},
+    "size remembered for longer": {"_SIZE_DECAY = 0.8": "_SIZE_DECAY = 0.9"},
+    "size not of all leaves": {"mean_size(grads)": "mean_size(grads[:1])"},
+    "size of finite numbers alone": {
+        "share = 1 / max(1, sum(leaf.size for leaf in leaves))": (
+            "share = 1 / sum(jnp.isfinite(leaf).sum() for leaf in leaves)"
+        )
+    },
+    "sum of sizes in place of a mean": {"scale.size / scale.size_weight": "scale.size"},
+    "R not kept": {
+        "jax.lax.select(resolved, -norms, norms)": (
+            "jax.lax.select(resolved, zeros - tiny, norms)"
+        )
+    },
+}
+WIDTH = {
+    "depth of a kernel ignored": {"math.prod(shape) / max": "max(shape) / max"},
+    "matrices like kernels": {"if len(shape) == 2 else": "if False else"},
+    "kernels of Equinox ignored": {"max(shape[0], shape[-1])": "shape[-1]"},
+    "inputs of the shorter side": {"min(shape) if": "max(shape) if"},
+    "narrow arrays start with longer steps": {"/ max(_NARROW, _i": "/ max(1, _i"},
+}
+
+
+def check_sign_test():
+    """Two leaves, with gaps, of which the second decides the size."""
+    grads, params = (
+        test_sign_test.bad_gradients()[:150],
+        test_sign_test.moving_params(150),
+    )
+    grads[:, 20:] *= np.array([1, 1e3])[np.arange(150) // 10 % 2, None]
+    leaves = slice(20), slice(20, None)
+    trees = [[array[:, leaf] for leaf in leaves] for array in (grads, params)]
+    updates, _ = test_sign_test.play(optax_rprop.resolve_signs(), *trees)
+    largest = np.finfo(float).max
+    expected = test_sign_test.textbook(grads, params, largest=largest, leaves=leaves)
+    np.testing.assert_allclose(np.concatenate(updates, axis=1), expected, rtol=1e-9)
+
+
+def check_width():
+    for shape in test_sign_test.INPUTS:
+        test_sign_test.test_initial_step_sizes_by_width(shape)
+
+
 def check(test, variant):
     """The test of that name, with the fewest inputs that catch a mistake."""
     if test == "test_rule":
@@ -178,8 +236,8 @@ def load(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path)
         mutant = importlib.import_module(original.name)
         assert Path(mutant.__file__).parent == copy
-        for function in ("scale_by_rprop", "get_rprop_state"):
-            monkeypatch.setattr(optax_rprop, function, getattr(mutant, function))
+        for name in optax_rprop.__all__:
+            monkeypatch.setattr(optax_rprop, name, getattr(mutant, name))
 
     return load
 
@@ -194,6 +252,28 @@ def test_mistake_is_caught(load, test, mistake):
     load(edits)
     with pytest.raises(AssertionError, match=r"[Nn]ot equal"):
         check(test, variant)
+
+
+@pytest.mark.parametrize(
+    ("check", "edits"),
+    [
+        pytest.param(check, edits, id=mistake)
+        for check, found in ((check_sign_test, SIGN_TEST), (check_width, WIDTH))
+        for mistake, edits in found.items()
+    ],
+)
+def test_mistake_in_the_sign_test_is_caught(load, x64, check, edits):
+    """The same."""
+    load(edits)
+    with pytest.raises(AssertionError, match=r"[Nn]ot equal|shapes"):
+        check()
+
+
+@pytest.mark.parametrize("check", [check_sign_test, check_width])
+def test_copy_of_the_sign_test_passes_unless_broken(load, x64, check):
+    """Likewise."""
+    load({})
+    check()
 
 
 @pytest.mark.parametrize("test", CAUGHT_BY)

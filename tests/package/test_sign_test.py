@@ -61,40 +61,59 @@ def play(tx, grads, params=None):
 
 
 @jax.jit
-def play_with(threshold, decay, lean, grads, params):
+def play_with(threshold, decay, lean, grads, params, norm_decay=0.995):
     """The same with any numbers, compiled once for all of them."""
-    tx = optax_rprop.resolve_signs(threshold, decay=decay, lean=lean)
+    tx = optax_rprop.resolve_signs(
+        threshold, decay=decay, norm_decay=norm_decay, lean=lean
+    )
     return play(tx, grads, params)
 
 
 def textbook(
-    grads, params, threshold, decay, lean, largest=math.inf, rounded=lambda x: x
+    grads,
+    params,
+    threshold=1.2,
+    decay=0.95,
+    norm_decay=0.995,
+    lean=0.1,
+    largest=math.inf,
+    rounded=lambda x: x,
+    leaves=(slice(None),),
 ):
-    """The rule in plain Python, a coordinate at a time; each row is one array."""
+    """The rule in plain Python, a coordinate at a time; leaves are slices of a row."""
     grads, params = np.asarray(grads, float), np.asarray(params, float)
     emitted = np.zeros_like(grads)
-    size = grads.shape[1]
+    steps, size = grads.shape
     sums, norms = [0.0] * size, [0.0] * size
-    for t, weights in enumerate(params.tolist()):
-        rms = math.sqrt(math.fsum(w * w for w in weights) / size)
+    sizes = sizes_weight = sums_weight = norms_weight = 0.0
+    for t in range(steps):
+        finite = [abs(grad) for grad in grads[t].tolist() if math.isfinite(grad)]
+        sizes = 0.8 * sizes + math.fsum(finite) / size
+        sizes_weight = 0.8 * sizes_weight + 1
+        unit = min(max(sizes / sizes_weight, 2.0**-125), 2.0**125)
+        sums_weight = decay**2 * sums_weight + 1
+        norms_weight = norm_decay**2 * norms_weight + 1
+        rms = np.empty(size)
+        for leaf in leaves:
+            rms[leaf] = np.sqrt(np.mean(params[t, leaf] ** 2))
         for i, (grad, weight) in enumerate(
-            zip(grads[t].tolist(), weights, strict=True)
+            zip(grads[t].tolist(), params[t].tolist(), strict=True)
         ):
             if math.isinf(grad):
                 emitted[t, i] = math.copysign(largest, grad)
-                sums[i], norms[i] = 0.0, rounded(decay * norms[i])
+                sums[i], norms[i] = 0.0, rounded(norm_decay * norms[i])
                 continue
-            if math.isnan(grad):
-                grad = 0.0
+            grad = 0.0 if math.isnan(grad) else grad / unit
             total = decay * sums[i] + grad
-            norms[i] = math.hypot(decay * norms[i], grad)
+            norms[i] = math.hypot(norm_decay * norms[i], grad)
             bound = threshold
             if lean:
-                far = min(abs(weight) / rms, 2) if rms > 0 else 0
+                far = min(abs(weight) / rms[i], 2) if rms[i] > 0 else 0
                 towards = np.sign(total) * np.sign(weight)
                 bound = max(threshold - lean * far * towards, min(threshold, 1.05))
+            bound *= norms[i] * math.sqrt(sums_weight / norms_weight)
             # In real arithmetic, equal gradients can reach the bound exactly.
-            resolved = abs(total) >= bound * norms[i] * (1 - 1e-14) and total != 0
+            resolved = abs(total) >= bound * (1 - 1e-14) and total != 0
             total, norms[i] = rounded(total), rounded(norms[i])
             emitted[t, i] = total if resolved else 0
             sums[i] = 0 if resolved else total
@@ -102,13 +121,14 @@ def textbook(
 
 
 SETTINGS = [
-    (1.2, 0.95, 0.1),
-    (1.2, 0.95, 0.0),
-    (2.0, 0.98, 0.4),
-    (1.4, 0.7, 0.2),
-    (0.8, 0.9, 0.3),
-    (1.1, 0.9, 0.3),
-    (2.0, 1.0, 0.1),
+    (1.2, 0.95, 0.995, 0.1),
+    (1.2, 0.95, 0.95, 0.0),
+    (2.0, 0.98, 0.999, 0.4),
+    (1.4, 0.7, 0.5, 0.2),
+    (0.8, 0.9, 1.0, 0.3),
+    (1.1, 0.9, 0.9, 0.3),
+    (2.0, 1.0, 1.0, 0.1),
+    (2.0, 1.0, 0.98, 0.1),
 ]
 
 
@@ -116,32 +136,35 @@ SETTINGS = [
 # The rule
 
 
-@pytest.mark.parametrize(("threshold", "decay", "lean"), SETTINGS)
-def test_equals_plain_python(x64, threshold, decay, lean):
+@pytest.mark.parametrize(("threshold", "decay", "norm_decay", "lean"), SETTINGS)
+def test_equals_plain_python(x64, threshold, decay, norm_decay, lean):
     """What is emitted, and when, in float64; with NaN and infinities."""
     grads, params = bad_gradients(), moving_params()
     largest = np.finfo(float).max
-    updates, states = play_with(threshold, decay, lean, grads, params)
-    expected = textbook(grads, params, threshold, decay, lean, largest)
+    updates, states = play_with(threshold, decay, lean, grads, params, norm_decay)
+    expected = textbook(grads, params, threshold, decay, norm_decay, lean, largest)
     assert 0.01 < np.mean(expected != 0) < 0.95
     np.testing.assert_allclose(updates, expected, rtol=1e-9, atol=0)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(states))
 
 
-def test_the_lean_sees_one_array_and_all_of_it(x64):
-    """The root mean square is that of a leaf, over all its axes, and of no other."""
-    grads, params = noisy_gradients(), moving_params()
+def test_the_lean_is_that_of_an_array_and_the_scale_that_of_all(x64):
+    """The root mean square over all axes of a leaf, and the size of all numbers."""
+    rows = [
+        np.concatenate([1e3 * part, part[:, :9]], axis=1)
+        for part in (bad_gradients(), moving_params())
+    ]
     shaped = [
-        {"a": 1e3 * leaves.reshape(STEPS, 5, 6), "b": leaves}
-        for leaves in (grads, params)
+        {"a": row[:, :SIZE].reshape(STEPS, 5, 6), "b": row[:, SIZE:], "c": row[:, :0]}
+        for row in rows
     ]
     updates, _ = play(resolve_signs(lean=0.3), *shaped)
-    expected = textbook(grads, params, 1.2, 0.95, 0.3)
-    assert np.any(expected != textbook(grads, params, 1.2, 0.95, 0))
-    np.testing.assert_allclose(updates["b"], expected, rtol=1e-9)
-    np.testing.assert_allclose(
-        updates["a"].reshape(STEPS, SIZE), 1e3 * expected, rtol=1e-9
-    )
+    leaves = slice(SIZE), slice(SIZE, None)
+    largest = np.finfo(float).max
+    expected = textbook(*rows, lean=0.3, largest=largest, leaves=leaves)
+    assert np.any(expected != textbook(*rows, lean=0.3, largest=largest))
+    flat = np.concatenate([updates["a"].reshape(STEPS, SIZE), updates["b"]], axis=1)
+    np.testing.assert_allclose(flat, expected, rtol=1e-9)
 
 
 def waits(updates):
@@ -164,9 +187,59 @@ def test_documented_number_of_equal_gradients():
     assert waits(play_with(1.2, 0.95, 0.15, grads, -params)[0]) == [6] + [5] * 7
 
 
+def signs_of_many_sizes():
+    """Gradients of constant magnitude in each coordinate."""
+    signs = np.where(noisy_gradients() < 0, -1, 1)
+    sizes = 10 ** np.random.default_rng(3).uniform(-3, 3, SIZE)
+    return (signs * sizes).astype(np.float32)
+
+
+def test_constant_magnitudes_leave_no_trace_of_the_norm():
+    """The root that corrects for its memory is exact, from the first step on."""
+    grads, params = signs_of_many_sizes(), moving_params().astype(np.float32)
+    expected = np.asarray(play_with(1.2, 0.95, 0.1, grads, params, 0.95)[0])
+    assert 0.02 < np.mean(expected != 0) < 0.5
+    for norm_decay in (0.9, 0.995, 1.0):
+        updates, _ = play_with(1.2, 0.95, 0.1, grads, params, norm_decay)
+        np.testing.assert_array_equal(np.asarray(updates) != 0, expected != 0)
+
+
+def test_rare_large_gradients_are_waited_for():
+    """One resolves alone and at once, and tiny ones do not undo it, as documented."""
+    grads = np.ones((1100, 8), np.float32)
+    grads[:, 0] = -0.003
+    grads[600, 0] = 1
+    before, after = slice(600), slice(601, 900)
+    updates = np.asarray(play(resolve_signs(lean=0), grads)[0])[:, 0]
+    assert np.any(updates[before])
+    assert updates[600] > 0
+    assert not np.any(updates[after])
+    # A norm that forgets as fast as the sum waits for nothing.
+    short = resolve_signs(lean=0, norm_decay=0.95)
+    updates = np.asarray(play(short, grads)[0])[:, 0]
+    assert updates[600] == 0
+    assert np.any(updates[after] < 0)
+
+
+def test_the_size_remembers_a_little():
+    """A batch with hardly any gradient counts for little, and a loss may blow up."""
+    grads = np.ones((300, 8), np.float32)
+    small = grads.copy()
+    small[150::7] = -1e-3
+    nothing = np.where(small < 0, 0, small)
+    expected = np.asarray(play(resolve_signs(lean=0), nothing)[0])
+    assert np.count_nonzero(expected[150:])
+    updates = np.asarray(play(resolve_signs(lean=0), small)[0])
+    np.testing.assert_array_equal(updates != 0, expected != 0)
+    grads[:9] *= -1e6
+    updates, _ = play(resolve_signs(lean=0), grads)
+    assert not np.any(updates[20:50])
+    assert waits(updates) == [5] * 8
+
+
 def test_never_twice_in_a_row():
-    """With a threshold above 1, as the docstring says, even where it leans most."""
-    grads, params = noisy_gradients().astype(np.float32), moving_params()
+    """With a threshold above 1 and constant magnitudes, even where it leans most."""
+    grads, params = signs_of_many_sizes(), moving_params()
     updates, _ = play_with(1.2, 0.95, 1.0, grads, params.astype(np.float32))
     resolved = np.asarray(updates) != 0
     assert resolved.mean() > 0.03
@@ -180,13 +253,13 @@ def test_rounding_does_not_decide(threshold):
     grads = np.random.default_rng(8).uniform(0.1, 10, (1, 1000)).astype(np.float32)
     first = math.ceil(threshold**2 - 1e-9)
     grads = np.repeat(grads, 4, axis=0)
-    updates, _ = play_with(threshold, 1.0, 0.0, grads, 0 * grads)
+    updates, _ = play_with(threshold, 1.0, 0.0, grads, 0 * grads, 1.0)
     resolved = np.asarray(updates[:first]) != 0
     assert np.all(resolved == (np.arange(first) == first - 1)[:, None])
 
 
 def test_units_of_the_gradient_do_not_matter():
-    """Gradients times 2**k resolve at the same steps; squares would underflow."""
+    """Gradients times 2**k make the same updates; squares would underflow."""
     rng = np.random.default_rng(2)
     # Within 20 powers of two, all normal numbers of float32 after scaling.
     grads = (rng.normal(size=(STEPS, SIZE)) + 0.3).round(3).astype(np.float32)
@@ -195,7 +268,17 @@ def test_units_of_the_gradient_do_not_matter():
     assert np.mean(np.asarray(expected) != 0) > 0.02
     for scale in np.float32([2.0**-95, 2.0**90]):
         updates, _ = play_with(1.2, 0.95, 0.1, grads * scale, params)
-        np.testing.assert_array_equal(updates, np.asarray(expected) * scale)
+        np.testing.assert_array_equal(updates, expected)
+
+
+def test_each_model_of_an_ensemble_has_its_own_scale():
+    """Under `vmap`, the gradients of one do not count in another."""
+    grads = noisy_gradients(60).astype(np.float32)
+    expected = play(resolve_signs(lean=0), grads)
+    models = np.stack([grads, 1024 * grads])
+    updates, states = jax.vmap(lambda each: play(resolve_signs(lean=0), each))(models)
+    np.testing.assert_array_equal(updates, np.stack([expected[0]] * 2))
+    np.testing.assert_array_equal(states.scale.size[1], 1024 * expected[1].scale.size)
 
 
 def test_parameters_without_a_root_mean_square():
@@ -218,22 +301,25 @@ def test_zeros_resolve_nothing():
     for threshold, fading in ((1e-30, 0), (2.0, 3)):
         grads = np.zeros((STEPS, SIZE), np.float32)
         grads[:fading] = np.random.default_rng(6).uniform(0.5, 1.5, (fading, SIZE))
-        updates, states = play_with(threshold, 0.7, 0.1, grads, np.ones_like(grads))
+        params = np.ones_like(grads)
+        updates, states = play_with(threshold, 0.7, 0.1, grads, params, 0.7)
         assert not np.any(updates)
-        assert not any(np.any(leaf[-1]) for leaf in jax.tree.leaves(states))
+        assert not np.any(states.grad_sums[-1])
+        assert not np.any(states.grad_norms[-1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decay", [0.9, 0.99])
+@pytest.mark.parametrize("decay", [0.9, 0.99, 0.995])
 def test_what_was_seen_fades_in_bfloat16_too(decay):
     """One gradient and many zeros: the norm falls to near what it would be."""
     steps = round(np.log(1e-4) / np.log(decay))
     grads = np.zeros((steps + 1, 1), np.float32)
     grads[0] = 1.3
-    options = {"decay": decay, "lean": 0, "statistics_dtype": "bfloat16"}
+    options = {"norm_decay": decay, "lean": 0, "statistics_dtype": "bfloat16"}
     _, states = play(resolve_signs(0.5, **options), grads)
     last = np.asarray(states.statistics[-1]) << np.uint32(16)
-    expected = 1.3 * decay**steps
+    # In units of the first gradient.
+    expected = decay**steps
     np.testing.assert_allclose(np.abs(last.view(np.float32)), expected, rtol=1.0)
 
 
@@ -243,28 +329,50 @@ def test_what_was_seen_fades_in_bfloat16_too(decay):
 
 def test_state_is_as_documented():
     """S or what was emitted, and R, which is negative where a sign was resolved."""
-    grads = np.array([[3.0], [4.0], [5.0]], np.float32)
-    updates, states = play(resolve_signs(1.2, decay=0.5, lean=0), grads)
-    np.testing.assert_allclose(updates[:, 0], [0, 5.5, 0])
-    np.testing.assert_allclose(states.grad_sums[:, 0], [3, 5.5, 5])
-    roots = 3, math.hypot(1.5, 4), math.hypot(0.75, 2, 5)
-    np.testing.assert_allclose(states.grad_norms[:, 0], roots * np.array([1, -1, 1]))
-    packed = resolve_signs(1.2, decay=0.5, lean=0, statistics_dtype="bfloat16")
+    # Of mean size 4: scaled, 0.75, 1, and 1.25.
+    grads = np.array([[3, -5], [4, 4], [5, -3]], np.float32)
+    options = {"decay": 0.5, "norm_decay": 0.8, "lean": 0}
+    updates, states = play(resolve_signs(1.2, **options), grads)
+    np.testing.assert_allclose(updates[:, 0], [0, 1.375, 0])
+    np.testing.assert_allclose(states.grad_sums[:, 0], [0.75, 1.375, 1.25])
+    roots = 0.75, math.hypot(0.6, 1), math.hypot(0.48, 0.8, 1.25)
+    np.testing.assert_allclose(
+        states.grad_norms[:, 0], roots * np.array([1, -1, 1]), rtol=1e-6
+    )
+    scale = {
+        "size": [4, 7.2, 9.76],
+        "size_weight": [1, 1.8, 2.44],
+        "sum_weight": [1, 1.25, 1.3125],
+        "norm_weight": [1, 1.64, 2.0496],
+    }
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6),
+        states.scale._asdict(),
+        {name: np.array(numbers) for name, numbers in scale.items()},
+    )
+    packed = resolve_signs(1.2, **options, statistics_dtype="bfloat16")
     _, states = play(packed, grads)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6),
+        states.scale._asdict(),
+        {name: np.array(numbers) for name, numbers in scale.items()},
+    )
     bits = np.asarray(states.statistics[:, 0])
     signed = (bits << 16).astype(np.uint32).view(np.float32)
     np.testing.assert_allclose(signed, roots * np.array([1, -1, 1]), rtol=4e-3)
-    np.testing.assert_array_equal((bits & 0xFFFF0000).view(np.float32), [3, 5.5, 5])
+    sums = (bits & 0xFFFF0000).view(np.float32)
+    np.testing.assert_array_equal(sums, [0.75, 1.375, 1.25])
 
 
 def test_low_precision_loses_no_evidence():
     """The sum of many small gradients does not stick, and the lean is no coarser."""
-    # In float16, 1 + 2**-12 is 1. The sum has to reach 1.9.
-    grads = jnp.full((4000, 1), 2.0**-12).at[0].set(1.0)
-    updates, states = play_with(1.9, 1.0, 0.0, *[grads.astype("float16")] * 2)
-    resolved = np.flatnonzero(updates)
-    expected = play_with(1.9, 1.0, 0.0, grads, grads)[0]
-    np.testing.assert_array_equal(resolved, np.flatnonzero(expected))
+    # In float16, 1 + 2**-12 is 1. The sum has to reach 1.9 times the first gradient.
+    grads = np.full((4000, 2), [2.0**-12, 1], np.float32)
+    grads[0] = grads[0, ::-1]
+    updates, states = play_with(1.9, 1.0, 0.0, *[grads.astype("float16")] * 2, 1.0)
+    resolved = np.flatnonzero(updates[:, 0])
+    expected = play_with(1.9, 1.0, 0.0, grads, grads, 1.0)[0]
+    np.testing.assert_array_equal(resolved, np.flatnonzero(expected[:, 0]))
     assert resolved[0] == pytest.approx(0.9 * 2**12, abs=20)
     assert states.grad_sums.dtype == "float32"
     # The squares of 300 and of 1e-5 are not numbers of float16.
@@ -279,18 +387,24 @@ def test_low_precision_loses_no_evidence():
 @each_precision
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sums_are_emitted_as_finite_numbers(statistics_dtype, dtype):
-    """Twice the largest gradient is more than its dtype holds, and so is infinity."""
-    largest = float(jnp.finfo(dtype).max)
-    grads = jnp.array([largest, -largest, np.inf, -np.inf], dtype)
-    update = resolve_signs(lean=0, statistics_dtype=statistics_dtype).update
+    """In units of the mean, or as an infinity, they may exceed what a dtype holds."""
+    largest, size = float(jnp.finfo(dtype).max), 200_000
+    signs = np.array([1, -1, 1, -1])
+    grads = np.zeros(size)
+    grads[:4] = signs * [largest, largest, np.inf, np.inf]
+    grads = jnp.asarray(grads, dtype)
+    tx = resolve_signs(lean=0, statistics_dtype=statistics_dtype)
     # The statistics of float32 parameters hold more than the gradient's dtype.
-    state = resolve_signs(lean=0, statistics_dtype=statistics_dtype).init(np.zeros(4))
+    state = tx.init(np.zeros(size))
     for _ in range(2):
-        updates, state = jax.jit(update)(grads, state)
+        updates, state = jax.jit(tx.update)(grads, state)
         assert np.isfinite(np.asarray(updates, float)).all()
     assert updates.dtype == grads.dtype
-    np.testing.assert_array_equal(
-        np.asarray(updates, float), largest * np.array([1, -1, 1, -1])
+    summed = min(1.95 * size / 2, largest)
+    np.testing.assert_allclose(
+        np.asarray(updates[:4], float),
+        signs * [summed, summed, largest, largest],
+        rtol=4e-3 if dtype == "bfloat16" else 0,
     )
 
 
@@ -306,7 +420,7 @@ def test_statistics_in_bfloat16():
     tx = resolve_signs(lean=lean, statistics_dtype=jnp.bfloat16)
     updates, states = play(tx, grads, params)
     largest = float(jnp.finfo("bfloat16").max)
-    expected = textbook(grads, params, 1.2, 0.95, lean, largest, bfloat16)
+    expected = textbook(grads, params, lean=lean, largest=largest, rounded=bfloat16)
     # A number half way between two of bfloat16 may fall to either side.
     assert np.mean(np.asarray(updates) != expected.astype(np.float32)) < 2e-3
     assert np.mean(expected != 0) > 0.05
@@ -336,13 +450,15 @@ def test_sharding_is_kept(statistics_dtype, cpu_devices):
         np.testing.assert_array_equal(updates, expected)
         seen.append(updates)
     text = update.lower(grads, state, params).compile().as_text()
+    # XLA combines those for the root mean square and for the size.
     assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == 1
     assert "all-gather" not in text
     # The coordinates lean by their places.
     counts = np.count_nonzero(seen, axis=0)
     assert counts[0] < counts[-1]
-    for leaf in jax.tree.leaves((start, state, updates)):
+    for leaf in jax.tree.leaves((start[:-1], state[:-1], updates)):
         assert leaf.sharding.is_equivalent_to(sharding, 1)
+    assert all(leaf.is_fully_replicated for leaf in state.scale)
 
 
 # ----------------------------------------------------------------------------
@@ -472,6 +588,9 @@ def test_false_decisions_and_waits_match_the_law(threshold, decay, right):
         ({"decay": 0.0}, ValueError, "decay must lie in (0, 1], got 0.0"),
         ({"decay": 1.5}, ValueError, "decay must lie in (0, 1], got 1.5"),
         ({"decay": None}, TypeError, "decay must be a real number, got None"),
+        ({"norm_decay": 0.0}, ValueError, "norm_decay must lie in (0, 1], got 0.0"),
+        ({"norm_decay": 1.5}, ValueError, "norm_decay must lie in (0, 1], got 1.5"),
+        ({"norm_decay": abs}, TypeError, "(resolve_signs)(norm_decay=schedule)"),
         ({"lean": -0.1}, ValueError, "lean must not be negative, got -0.1"),
         ({"lean": math.inf}, ValueError, "lean must be finite"),
         ({"lean": None}, TypeError, "lean must be a real number, got None"),
@@ -484,11 +603,11 @@ def test_false_decisions_and_waits_match_the_law(threshold, decay, right):
         ),
         # Rounded to 8 bits, they would not decay at all.
         *(
-            ({"decay": decay, "statistics_dtype": dtype}, ValueError, f"{decay}")
-            for decay, dtype in (
-                (0.9901, "bfloat16"),
-                (0.9999, jnp.bfloat16),
-                (np.array(0.998), jnp.dtype("bfloat16")),
+            ({name: decay, "statistics_dtype": dtype}, ValueError, f"{name} must be at")
+            for name, decay, dtype in (
+                ("decay", 0.9951, "bfloat16"),
+                ("norm_decay", 0.9999, jnp.bfloat16),
+                ("norm_decay", np.array(0.998), jnp.dtype("bfloat16")),
             )
         ),
     ],
@@ -501,9 +620,10 @@ def test_refuses_bad_arguments(options, error, message):
 
 
 def test_decays_that_are_kept_in_bfloat16():
-    """Up to 0.99, and 1, which multiplies by nothing."""
-    for decay in (0.5, 0.99, 1, 1.0, np.int64(1)):
-        optax_rprop.resolve_signs(0.5, lean=0, decay=decay, statistics_dtype="bfloat16")
+    """Up to 0.995, and 1, which multiplies by nothing."""
+    for decay in (0.5, 0.995, 1, 1.0, np.int64(1)):
+        decays = {"decay": decay, "norm_decay": decay}
+        optax_rprop.resolve_signs(0.5, lean=0, **decays, statistics_dtype="bfloat16")
 
 
 @pytest.mark.parametrize("lean", [0, 0.5])
@@ -643,7 +763,7 @@ NUMBERS = {
     "min_step_size": 0.05,
     "max_step_size": 0.4,
 }
-TEST = {"threshold": 1.5, "decay": 0.8, "lean": 0.3}
+TEST = {"threshold": 1.5, "decay": 0.8, "norm_decay": 0.9, "lean": 0.3}
 
 
 def test_chain_hands_on_every_argument():
@@ -675,15 +795,63 @@ def test_chain_hands_on_every_argument():
             before = actual
     # The numbers of the docstring, written out.
     expected = optax.chain(
-        resolve_signs(1.2, decay=0.95, lean=0.1),
+        resolve_signs(1.2, decay=0.95, norm_decay=0.995, lean=0.1),
         optax_rprop.rprop(0.05, 0.85, 1.1, 1e-6, 50.0, skip_zero_grads=True),
     )
-    assert program(minibatch_rprop(), PARAMS) == program(expected, PARAMS)
+    assert program(minibatch_rprop(0.05), PARAMS) == program(expected, PARAMS)
     # A byte cannot hold them, but these.
     with pytest.raises(ValueError, match="powers of"):
         minibatch_rprop(state_layout="byte")
     factors = {"eta_minus": 2**-0.5, "eta_plus": 2**0.25, "min_step_size": 1e-4}
     program(minibatch_rprop(**factors, state_layout="byte"), PARAMS)
+
+
+# By shape, the inputs of a unit, where they are more than 64. Kernels of a convolution
+# are (3, 3, in, out) in Flax, and (out, in, 3, 3) in Equinox.
+INPUTS = {
+    (): 64,
+    (1000,): 64,
+    (64, 10): 64,
+    (200, 10): 200,
+    (10, 200): 200,
+    (200, 200): 200,
+    (3, 3, 16, 32): 144,
+    (32, 16, 3, 3): 144,
+    (0, 5): 64,
+    (5, 0, 3): 64,
+    (0,): 64,
+}
+
+
+def initial_step_sizes(shape, *args, **options):
+    """The different ones of an array of this shape; none if it is empty."""
+    params = {"w": np.zeros(shape, np.float32)}
+    state = optax_rprop.minibatch_rprop(*args, **options).init(params)
+    step_sizes = optax_rprop.get_rprop_state(state).step_sizes["w"]
+    assert step_sizes.shape == shape
+    return np.unique(step_sizes)
+
+
+@pytest.mark.parametrize("shape", INPUTS)
+def test_initial_step_sizes_by_width(shape):
+    """The shorter, the more inputs a unit has; a number counts for all."""
+    many = int(math.prod(shape) > 0)
+    by_width = [0.05 * 64 / INPUTS[shape]] * many
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    close(initial_step_sizes(shape), by_width)
+    close(initial_step_sizes(shape, 0.05), [0.05] * many)
+    # The nearest of the powers of 2**0.25.
+    options = {"eta_minus": 2**-0.5, "eta_plus": 2**0.25, "min_step_size": 1e-4}
+    options["state_layout"] = "byte"
+    close(initial_step_sizes(shape, **options), by_width, rtol=0.1)
+
+
+def test_initial_step_sizes_by_width_lie_within_the_bounds():
+    """A long table is not refused; arrays as bounds are not known in time."""
+    for bound in (1e-2, jnp.array(1e-2)):
+        for name, shape in (("min_step_size", (6400, 2)), ("max_step_size", (2,))):
+            actual = initial_step_sizes(shape, **{name: bound})
+            np.testing.assert_allclose(actual, [1e-2], rtol=1e-6)
 
 
 @pytest.mark.once
