@@ -169,7 +169,7 @@ def resolve_signs(
     lean = read_number("lean", lean, "resolve_signs")
     _check_resolvable(threshold, decay, lean)
     packed = _is_packed(statistics_dtype, decay=decay, norm_decay=norm_decay)
-    state_type = PackedResolveSignsState if packed else ResolveSignsState
+    state_type: Any = PackedResolveSignsState if packed else ResolveSignsState
 
     def zeros(params: optax.Params) -> Any:
         leaves = [
