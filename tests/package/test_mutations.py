@@ -181,7 +181,7 @@ WIDTH = {
     "matrices like kernels": {"if len(shape) == 2 else": "if False else"},
     "kernels of Equinox ignored": {"max(shape[0], shape[-1])": "shape[-1]"},
     "inputs of the shorter side": {"min(shape) if": "max(shape) if"},
-    "narrow arrays start with longer steps": {"/ max(_NARROW, _i": "/ max(1, _i"},
+    "narrow arrays start with longer steps": {"max(_WIDEST_UNSCALED, _inputs": "max(1, _inputs"},
 }
 
 
