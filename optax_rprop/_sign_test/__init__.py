@@ -81,7 +81,7 @@ def resolve_signs(
     shard, so that all parameters must vary over the same axes.
 
     A NaN gradient counts as 0. An infinity counts as the largest number, is resolved at
-    once, and leaves no trace in R or in the running mean.
+    once, and leaves no trace in R. A step with either leaves the running mean as it is.
 
     **Threshold.** With an ``eta_minus`` of 0.85 and an ``eta_plus`` of 1.1, step sizes
     grow only if successive signs are right with a probability above 0.694. A higher
@@ -120,9 +120,7 @@ def resolve_signs(
         Exclude scales of normalization layers and temperatures. None leans for all.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and in
         float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
-        together, rounded to three digits, with decays of at most 0.995, or 1. R may
-        then be a quarter too small where magnitudes are constant, as small changes are
-        rounded away, and signs resolve sooner.
+        together, rounded to three digits, with decays of at most 0.995, or 1.
 
     Returns:
       The gradient transformation. Its state is a `ResolveSignsState`, or, in bfloat16,

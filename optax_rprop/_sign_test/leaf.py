@@ -20,12 +20,15 @@ def _unpack(memory: Fields) -> Fields:
 
 
 def _pack(sums: jax.Array, norms: jax.Array) -> Fields:
-    halves = (
-        jax.lax.bitcast_convert_type(number.astype(jnp.bfloat16), jnp.uint16)
-        for number in (sums, norms)
-    )
-    upper, lower = (half.astype(jnp.uint32) for half in halves)
-    return ((upper << np.uint32(16)) | lower,)
+    half, whole = jnp.uint16, jnp.uint32
+    upper = jax.lax.bitcast_convert_type(sums.astype(jnp.bfloat16), half)
+    # A norm changes by less than half of its last digit in a step, and would stay as it
+    # is if it were rounded to the nearest. The digits that the sum loses are as good as
+    # random, and decide which way it is rounded.
+    bits = jax.lax.bitcast_convert_type(norms, whole)
+    lost = (jax.lax.bitcast_convert_type(sums, whole) ^ bits) & np.uint32(0xFFFF)
+    lower = (bits + lost) >> np.uint32(16)
+    return ((upper.astype(whole) << np.uint32(16)) | lower,)
 
 
 def _leaning(params: jax.Array, lean: jax.Array) -> jax.Array:
@@ -42,18 +45,11 @@ def _leaning(params: jax.Array, lean: jax.Array) -> jax.Array:
 
 @jax.jit
 def mean_size(leaves: list[jax.Array]) -> jax.Array:
-    """The mean absolute value of all numbers that are finite; others count as 0."""
-    dtype = jnp.result_type(float)
-    share = 1 / max(1, sum(leaf.size for leaf in leaves))
-    total = jnp.zeros((), dtype)
-    for leaf in leaves:
-        sizes = jnp.abs(leaf.astype(memory_dtype(leaf)))
-        # The sum of large numbers could overflow, that of their shares cannot. Selected
-        # last: XLA's CPU compiler makes a product before a sum a product with an array.
-        shares = sizes * jnp.asarray(share, sizes.dtype)
-        finite = jax.lax.select(sizes < jnp.inf, shares, jnp.zeros_like(shares))
-        total += jnp.sum(finite).astype(dtype)
-    return total
+    """The mean absolute value of all numbers."""
+    # Nothing but a sum of sizes, or XLA's CPU compiler stores what is to be summed.
+    sums = (jnp.sum(jnp.abs(leaf.astype(memory_dtype(leaf)))) for leaf in leaves)
+    count = max(1, sum(leaf.size for leaf in leaves))
+    return sum(sums, jnp.zeros((), jnp.result_type(float))) / count
 
 
 @jax.jit

@@ -44,15 +44,23 @@ def rescaled(
       The scale, by what it multiplies gradients, and by what R for a comparison.
     """
     decay, norm_decay = (jnp.asarray(x, size.dtype) for x in (decay, norm_decay))
+    sizes = _SIZE_DECAY * scale.size + size, _SIZE_DECAY * scale.size_weight + 1
+    # A step with a NaN or an infinity says nothing about the size of gradients.
+    old = scale.size, scale.size_weight
+    size, weight = (
+        jnp.where(jnp.isfinite(size), new, kept)
+        for new, kept in zip(sizes, old, strict=True)
+    )
     scale = GradientScale(
-        size=_SIZE_DECAY * scale.size + size,
-        size_weight=_SIZE_DECAY * scale.size_weight + 1,
+        size=size,
+        size_weight=weight,
         sum_weight=decay * decay * scale.sum_weight + 1,
         norm_weight=norm_decay * norm_decay * scale.norm_weight + 1,
     )
     # Whatever the gradients are, this and its inverse are normal numbers of float32.
-    size = jnp.clip(scale.size / scale.size_weight, 2.0**-125, 2.0**125)
-    return scale, 1 / size, jnp.sqrt(scale.sum_weight / scale.norm_weight)
+    unit = jnp.clip(size / jnp.maximum(weight, 1), 2.0**-125, 2.0**125)
+    unit = jnp.where(weight == 0, jnp.ones_like(unit), unit)
+    return scale, 1 / unit, jnp.sqrt(scale.sum_weight / scale.norm_weight)
 
 
 class ResolveSignsState(NamedTuple):

@@ -164,12 +164,8 @@ SIGN_TEST = {
     "size not remembered": {"_SIZE_DECAY = 0.8": "_SIZE_DECAY = 0.0"},
     "size remembered for longer": {"_SIZE_DECAY = 0.8": "_SIZE_DECAY = 0.9"},
     "size not of all leaves": {"mean_size(grads)": "mean_size(grads[:1])"},
-    "size of finite numbers alone": {
-        "share = 1 / max(1, sum(leaf.size for leaf in leaves))": (
-            "share = 1 / sum(jnp.isfinite(leaf).sum() for leaf in leaves)"
-        )
-    },
-    "sum of sizes in place of a mean": {"scale.size / scale.size_weight": "scale.size"},
+    "non-finite size counts": {"jnp.isfinite(size), new, kept": "True, new, kept"},
+    "sum of sizes in place of a mean": {"size / jnp.maximum(weight, 1)": "size"},
     "R not kept": {
         "jax.lax.select(resolved, -norms, norms)": (
             "jax.lax.select(resolved, zeros - tiny, norms)"
@@ -181,7 +177,9 @@ WIDTH = {
     "matrices like kernels": {"if len(shape) == 2 else": "if False else"},
     "kernels of Equinox ignored": {"max(shape[0], shape[-1])": "shape[-1]"},
     "inputs of the shorter side": {"min(shape) if": "max(shape) if"},
-    "narrow arrays start with longer steps": {"max(_WIDEST_UNSCALED, _inputs": "max(1, _inputs"},
+    "narrow arrays start with longer steps": {
+        "max(_WIDEST_UNSCALED, _inputs": "max(1, _inputs"
+    },
 }
 
 

@@ -31,11 +31,11 @@ def noisy_gradients(steps=STEPS, size=SIZE, seed=0):
 
 
 def bad_gradients():
-    """The same, with NaN and infinities."""
+    """The same, with NaN and infinities in a quarter of the steps."""
     grads = noisy_gradients()
-    draws = np.random.default_rng(1).random(grads.shape)
-    grads[draws < 0.05] = np.nan
-    grads[(draws > 0.99) & (grads != 0)] *= np.inf
+    draws = np.random.default_rng(1).random(grads[::4].shape)
+    grads[::4][draws < 0.05] = np.nan
+    grads[::4][(draws > 0.96) & (grads[::4] != 0)] *= np.inf
     return grads
 
 
@@ -77,7 +77,7 @@ def textbook(
     norm_decay=0.995,
     lean=0.1,
     largest=math.inf,
-    rounded=lambda x: x,
+    stored=lambda total, norm: (total, norm),
     leaves=(slice(None),),
 ):
     """The rule in plain Python, a coordinate at a time; leaves are slices of a row."""
@@ -87,10 +87,11 @@ def textbook(
     sums, norms = [0.0] * size, [0.0] * size
     sizes = sizes_weight = sums_weight = norms_weight = 0.0
     for t in range(steps):
-        finite = [abs(grad) for grad in grads[t].tolist() if math.isfinite(grad)]
-        sizes = 0.8 * sizes + math.fsum(finite) / size
-        sizes_weight = 0.8 * sizes_weight + 1
-        unit = min(max(sizes / sizes_weight, 2.0**-125), 2.0**125)
+        if np.isfinite(grads[t]).all():
+            sizes = 0.8 * sizes + math.fsum(map(abs, grads[t])) / size
+            sizes_weight = 0.8 * sizes_weight + 1
+        unit = sizes / sizes_weight if sizes_weight else 1
+        unit = min(max(unit, 2.0**-125), 2.0**125)
         sums_weight = decay**2 * sums_weight + 1
         norms_weight = norm_decay**2 * norms_weight + 1
         rms = np.empty(size)
@@ -101,7 +102,8 @@ def textbook(
         ):
             if math.isinf(grad):
                 emitted[t, i] = math.copysign(largest, grad)
-                sums[i], norms[i] = 0.0, rounded(norm_decay * norms[i])
+                norms[i] = norm_decay * norms[i]
+                sums[i], norms[i] = 0.0, stored(emitted[t, i], norms[i])[1]
                 continue
             grad = 0.0 if math.isnan(grad) else grad / unit
             total = decay * sums[i] + grad
@@ -114,7 +116,7 @@ def textbook(
             bound *= norms[i] * math.sqrt(sums_weight / norms_weight)
             # In real arithmetic, equal gradients can reach the bound exactly.
             resolved = abs(total) >= bound * (1 - 1e-14) and total != 0
-            total, norms[i] = rounded(total), rounded(norms[i])
+            total, norms[i] = stored(total, norms[i])
             emitted[t, i] = total if resolved else 0
             sums[i] = 0 if resolved else total
     return emitted
@@ -390,26 +392,30 @@ def test_sums_are_emitted_as_finite_numbers(statistics_dtype, dtype):
     """In units of the mean, or as an infinity, they may exceed what a dtype holds."""
     largest, size = float(jnp.finfo(dtype).max), 200_000
     signs = np.array([1, -1, 1, -1])
-    grads = np.zeros(size)
-    grads[:4] = signs * [largest, largest, np.inf, np.inf]
-    grads = jnp.asarray(grads, dtype)
+    finite, infinite = np.zeros((2, size))
+    finite[:2], infinite[2:4] = signs[:2] * largest / 4, signs[2:] * np.inf
     tx = resolve_signs(lean=0, statistics_dtype=statistics_dtype)
     # The statistics of float32 parameters hold more than the gradient's dtype.
-    state = tx.init(np.zeros(size))
-    for _ in range(2):
-        updates, state = jax.jit(tx.update)(grads, state)
-        assert np.isfinite(np.asarray(updates, float)).all()
-    assert updates.dtype == grads.dtype
+    state, seen = tx.init(np.zeros(size)), []
+    for grads in (finite, finite, infinite):
+        updates, state = jax.jit(tx.update)(jnp.asarray(grads, dtype), state)
+        assert updates.dtype == dtype
+        seen.append(np.asarray(updates[:4], float))
     summed = min(1.95 * size / 2, largest)
     np.testing.assert_allclose(
-        np.asarray(updates[:4], float),
-        signs * [summed, summed, largest, largest],
+        seen[1:],
+        signs * [[summed, summed, 0, 0], [0, 0, largest, largest]],
         rtol=4e-3 if dtype == "bfloat16" else 0,
     )
 
 
-def bfloat16(number):
-    return float(np.float32(number).astype(jnp.bfloat16))
+def in_bfloat16(total, norm):
+    """The sum to the nearest, the norm up or down as the lost digits of both say."""
+    numbers = np.array([total, norm], np.float32)
+    bits = numbers.view(np.uint32).astype(int)
+    bits[1] += (bits[0] ^ bits[1]) & 0xFFFF
+    norm = (bits[1:] & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return float(numbers[0].astype(jnp.bfloat16)), float(norm[0])
 
 
 def test_statistics_in_bfloat16():
@@ -420,10 +426,10 @@ def test_statistics_in_bfloat16():
     tx = resolve_signs(lean=lean, statistics_dtype=jnp.bfloat16)
     updates, states = play(tx, grads, params)
     largest = float(jnp.finfo("bfloat16").max)
-    expected = textbook(grads, params, lean=lean, largest=largest, rounded=bfloat16)
+    expected = textbook(grads, params, lean=lean, largest=largest, stored=in_bfloat16)
     # A number half way between two of bfloat16 may fall to either side.
     assert np.mean(np.asarray(updates) != expected.astype(np.float32)) < 2e-3
-    assert np.mean(expected != 0) > 0.05
+    assert np.mean(expected != 0) > 0.01
     assert np.any(np.abs(expected) == largest)
     assert states.statistics.dtype == np.uint32
 
