@@ -17,7 +17,8 @@ def show() -> None:
         ("Initial step size", full_batch.headline_insensitivity(), "full_batch"),
         ("Nothing tuned", full_batch.headline_baselines(), "full_batch"),
         ("Coupled parameters", eigenbasis.headline(), "eigenbasis"),
-        ("Mini-batches", minibatch.headline(), "minibatch"),
+        ("Mini-batches, small networks", minibatch.headline(), "minibatch"),
+        ("Mini-batches, larger models", minibatch.headline_models(), "minibatch"),
         ("One step, two CPU cores", speed.headline(), "speed"),
         ("One step, H100", speed.headline(speed.H100), "speed"),
     ]
