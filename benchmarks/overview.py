@@ -14,7 +14,6 @@ def show() -> None:
     lines = [
         ("Noise and rounding", cutest.headline(), "cutest"),
         ("Many starts at once", multistart.headline(), "multistart"),
-        ("Initial step size", full_batch.headline_insensitivity(), "full_batch"),
         ("Nothing tuned", full_batch.headline_baselines(), "full_batch"),
         ("Coupled parameters", eigenbasis.headline(), "eigenbasis"),
         ("Mini-batches, small networks", minibatch.headline(), "minibatch"),

@@ -233,8 +233,9 @@ def headline(folder: Path = RESULTS) -> str:
         f"On {len(means(rows))} tasks with small networks that were not used to choose"
         " anything, the test error of mini-batch Rprop, untuned, is"
         f" {ratios(rows, rows)[OURS]:.2f} times that of Adam with rate and schedule"
-        f" tuned to each task (geometric mean; {without}). It is significantly better on {better} of them and"
-        f" worse on {worse} (paired t test, p < {LEVEL:g}, uncorrected)."
+        f" tuned to each task (geometric mean; {without}). It is"
+        f" significantly better on {better} of them and worse on {worse}"
+        f" (paired t test, p < {LEVEL:g}, uncorrected)."
     )
 
 

@@ -19,7 +19,7 @@ SCRIPTS = {
     "speed": ("step", "calls", "rotation"),
     "full_batch": ("insensitivity", "baselines"),
     "eigenbasis": ("run", "ablation"),
-    "minibatch": ("tasks", "ablations"),
+    "minibatch": ("tasks", "models", "ablations"),
 }
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = sorted(BENCHMARKS.glob("*/*.py"))
