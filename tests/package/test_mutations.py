@@ -181,7 +181,9 @@ WIDTH = {
     "matrices like kernels": {"if len(shape) == 2 else": "if False else"},
     "kernels of Equinox ignored": {"max(shape[0], shape[-1])": "shape[-1]"},
     "inputs of the shorter side": {"min(shape) if": "max(shape) if"},
-    "narrow arrays start with longer steps": {"max(_WIDEST_UNSCALED, _inputs": "max(1, _inputs"},
+    "narrow arrays start with longer steps": {
+        "max(_WIDEST_UNSCALED, _inputs": "max(1, _inputs"
+    },
 }
 
 
