@@ -69,11 +69,13 @@ def in_eigenbasis(
     A non-finite gradient or `value` leaves the basis unchanged, so ``irprop+`` undoes a
     step out of the domain in the basis in which it was made. But if one derivative is
     NaN, the rotated gradient of the whole array is, so that only ``rprop+``, and
-    ``irprop+`` if the loss rose or is NaN or +inf, update it in that step. A coordinate
-    whose derivative is less than the rounding of the largest in its array, 1e-7 of it
-    in float32, is updated at random, whereas plain Rprop would still see its sign.
-    Directions without any gradient difference so far stay as they are, so that runs
-    agree across devices.
+    ``irprop+`` if the loss rose or is NaN or +inf, update it in that step. At a
+    boundary where the loss stays finite, as of a square root, a run can stop short of
+    an optimum that plain Rprop reaches: optimize the logarithm of that parameter. A
+    coordinate whose derivative is less than the rounding of the largest in its array,
+    1e-7 of it in float32, is updated at random, whereas plain Rprop would still see its
+    sign. Directions without any gradient difference so far stay as they are, so that
+    runs agree across devices.
 
     **Bounds.** Use ``min_step_size=1e-12, max_step_size=1e12`` in `inner`. Where the
     curvature at the start is above 1e6, a first update of 0.01 is far too long: lower
