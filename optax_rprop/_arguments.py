@@ -16,7 +16,7 @@ def named_leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
 
 
 def spread_leaves(prefix: Any, tree: Any) -> list[Any]:
-    """For each leaf of a tree, the leaf of its prefix that holds for it.
+    """For each leaf of a tree, the leaf of its prefix that applies to it.
 
     Raises:
       ValueError: It is no prefix of the tree.
@@ -62,8 +62,9 @@ def _check_real_floating(name: str, leaf: Any, remedy: str) -> None:
 
 
 _NOT_TRAINED = (
-    "Leave out leaves that are not trained, in Equinox with eqx.filter(model,"
-    " eqx.is_inexact_array), or use optax.partition with optax.set_to_zero."
+    "Convert it to floating point, or, if it is not trained, leave it out, in Equinox"
+    " with eqx.filter(model, eqx.is_inexact_array), or use optax.partition with"
+    " optax.set_to_zero."
 )
 
 
@@ -90,8 +91,8 @@ def check_state(state: Any, state_type: Any, state_layout: str, rule: Rule) -> N
         raise TypeError(
             f"state must be the {state_type.__name__} that `init` returns with"
             f" state_layout={state_layout!r}, got {type(state).__name__}."
-            " The arguments of update are (grads, state, params), in this order. A"
-            " checkpoint is restored into the state that `init` returns."
+            " The arguments of update are (grads, state, params), in this order."
+            " Restore checkpoints into a state from `init`."
         )
     if type(state.variant) is not type(rule.mark):
         actual, expected = variant_of(state.variant), variant_of(rule.mark)

@@ -1,4 +1,4 @@
-"""The arguments that optimizers are made with, read and checked for people.
+"""The arguments that optimizers are made with, validated, with errors meant for users.
 
 Only Python and NumPy numbers are checked when an optimizer is made:
 `optax.inject_hyperparams` and `jax.vmap` hand over JAX arrays, whose values are not
@@ -46,7 +46,7 @@ class HyperParams(NamedTuple):
 
 
 def translates_pytorch(factory: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Answers PyTorch's names of arguments with those of this package.
+    """For PyTorch's argument names, raises an error with those of this package.
 
     A decorator, and no `**kwargs` in the signature, which `optax.inject_hyperparams`
     and editors read.
@@ -54,10 +54,14 @@ def translates_pytorch(factory: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @functools.wraps(factory)
     def translating(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        for name in _PYTORCH_NAMES.keys() & kwargs.keys():
+        theirs = [name for name in _PYTORCH_NAMES if name in kwargs]
+        if theirs:
+            names = " or ".join(map(repr, theirs))
+            pairs = (
+                f"PyTorch's {name} is {_PYTORCH_NAMES[name]} here" for name in theirs
+            )
             raise TypeError(
-                f"{factory.__name__} has no argument {name!r}: PyTorch's {name} is"
-                f" {_PYTORCH_NAMES[name]} here."
+                f"{factory.__name__} has no argument {names}: {', '.join(pairs)}."
             )
         return factory(*args, **kwargs)
 
@@ -78,25 +82,24 @@ def hint(argument: object) -> str:
     return ""
 
 
-def read_number(name: str, number: Any, owner: str = "rprop") -> float | jax.Array:
-    """A hyper-parameter of `owner`: Python and NumPy numbers as a float, once for all.
+def read_number(name: str, number: Any) -> float | jax.Array:
+    """A hyper-parameter: Python and NumPy numbers as a float, once for all.
 
     As an integer, a number could be cut to 32 bits later. JAX arrays stay arrays.
     """
     if callable(number):
         if name == "learning_rate":
             raise TypeError(
-                "learning_rate must be a number, got a callable. It is the initial"
-                " step size and is read only once, so a schedule has no effect."
-                " To anneal the updates, use optax.chain(rprop(...),"
-                " optax.scale_by_schedule(schedule)); to anneal their bound,"
-                " optax.inject_hyperparams(rprop)(max_step_size=schedule). To compute"
-                " it from the parameters, name the argument of the callable params:"
-                " `init` calls learning_rate(params=params)."
+                "learning_rate must be a number, got a callable. To compute it from"
+                " the parameters, name the argument of the callable `params`: `init`"
+                " calls learning_rate(params=params). A schedule would have no effect,"
+                " because the initial step size is read only once: schedule"
+                " max_step_size instead, by optax.inject_hyperparams."
             )
         raise TypeError(
-            f"{name} must be a number, got a callable. To schedule it, use"
-            f" optax.inject_hyperparams({owner})({name}=schedule)."
+            f"{name} must be a number, got a callable. To schedule it, wrap the"
+            " function that takes it:"
+            f" optax.inject_hyperparams(function)({name}=schedule)."
         )
     if isinstance(number, jax.Array | np.ndarray) and number.shape != ():
         raise ValueError(
@@ -142,15 +145,15 @@ def read_integer(name: str, number: object) -> int:
     return int(number)
 
 
-def read_decay(decay: object, owner: str, name: str = "decay") -> float | jax.Array:
+def read_decay(decay: object, name: str = "decay") -> float | jax.Array:
     """The decay of a running sum."""
-    decay = read_number(name, decay, owner)
-    if known(decay) <= 0 or known(decay) > 1:
+    decay = read_number(name, decay)
+    if value_or_nan(decay) <= 0 or value_or_nan(decay) > 1:
         raise ValueError(f"{name} must lie in (0, 1], got {decay}.")
     return decay
 
 
-def known(number: float | jax.Array) -> float:
+def value_or_nan(number: float | jax.Array) -> float:
     """The number, or, for an array, NaN, for which no comparison holds."""
     return number if isinstance(number, float) else math.nan
 
@@ -204,7 +207,7 @@ def read_hyperparams(
         read_number("min_step_size", min_step_size),
         read_number("max_step_size", max_step_size),
     )
-    step, shrink, grow, lower, upper = map(known, numbers)
+    step, shrink, grow, lower, upper = map(value_or_nan, numbers)
     if shrink <= 0 or shrink >= 1:
         raise ValueError(f"eta_minus must lie in (0, 1), got {shrink}.")
     if grow <= 1:
@@ -231,8 +234,9 @@ def check_step_size(
     """Raise a ValueError unless an initial step size of this dtype is in range."""
     if step < _SMALLEST:
         raise ValueError(
-            f"{name} must be positive in float32, got {step}. It is the initial"
-            f" step size; the direction comes from the gradient.{remedy}"
+            f"{name} must be positive, and at least {_SMALLEST:.3g}, the smallest"
+            f" normal float32, got {step}. It is the initial step size; the direction"
+            f" comes from the gradient.{remedy}"
         )
     # A bound passes as it is written in that dtype. It may be infinite there.
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""Initial step sizes that parameters have of their own, read and checked for people."""
+"""Per-parameter initial step sizes, validated, with errors meant for users."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ from optax_rprop._hyperparams import (
     check_real,
     check_step_size,
     hint,
-    known,
     read_number,
+    value_or_nan,
 )
 from optax_rprop._layouts.layout import as_step_size, memory_dtype
 
@@ -96,8 +96,8 @@ def _read(name: str, leaf: Any, numbers: HyperParams) -> Any:
         check_step_size(
             name,
             float(extreme),
-            known(numbers.min_step_size),
-            known(numbers.max_step_size),
+            value_or_nan(numbers.min_step_size),
+            value_or_nan(numbers.max_step_size),
             dtype,
             " Bound what is computed from parameters, as by jnp.maximum. Parameters"
             " themselves go to `init`: rprop().init(params).",

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from optax_rprop._layouts import Found, find_states
-from optax_rprop._layouts.layout import Memory
+from optax_rprop._layouts.layout import Memory, as_step_size
 from optax_rprop._layouts.split import RpropState
 from optax_rprop._rule import remembered
 from optax_rprop._sharding import gathered
 
 
 class RpropDiagnostics(NamedTuple):
-    """Summary of a state of Rprop; all fields have shape () and floating dtype.
+    """Summary of a state of Rprop; fields have shape () and floating dtype.
 
     Attributes:
       smallest_step_size: The smallest step size, in units of the parameters.
@@ -60,6 +60,9 @@ def get_rprop_state(opt_state: optax.OptState) -> RpropState:
     ``"split"`` or ``"packed"``. Works inside ``jax.jit`` and for every wrapper
     whose state is a pytree: chains, ``optax.inject_hyperparams``, ``optax.MultiSteps``,
     Flax NNX and so on.
+
+    Inside `in_eigenbasis` the coordinates are rotated, and with ``full_matrix`` they
+    are one vector and not in units of the parameters.
 
     Args:
       opt_state: Any pytree in which exactly one state of Rprop is nested.
@@ -118,17 +121,18 @@ def _summarize(
     def fraction(test: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return jnp.mean(gather(list(map(test, step_sizes))))
 
-    # A bound is compared as it is stored: 1e-6 in float32 is not 1e-6 in float64. In a
-    # byte, the outermost level counts as at its bound, which may lie beyond it.
+    # A bound is compared as Rprop reads it: 1e-6 in float32 is not 1e-6 in float64, and
+    # 0 is the smallest normal number. In a byte, the outermost level counts as at its
+    # bound, which may lie beyond it.
     reach = max(1.0, 0.9999 * spacing)
     fraction_at_min = fraction_at_max = None
     if min_step_size is not None:
         fraction_at_min = fraction(
-            lambda leaf: leaf <= jnp.asarray(min_step_size, leaf.dtype) * reach
+            lambda leaf: leaf <= as_step_size(min_step_size, leaf.dtype) * reach
         )
     if max_step_size is not None:
         fraction_at_max = fraction(
-            lambda leaf: leaf >= jnp.asarray(max_step_size, leaf.dtype) / reach
+            lambda leaf: leaf >= as_step_size(max_step_size, leaf.dtype) / reach
         )
     all_step_sizes = gather(step_sizes)
     return RpropDiagnostics(
@@ -149,7 +153,7 @@ def diagnostics(
     min_step_size: jax.typing.ArrayLike | None = None,
     max_step_size: jax.typing.ArrayLike | None = None,
 ) -> RpropDiagnostics:
-    """Summarize the state of Rprop in six numbers.
+    """Summarize the state of Rprop in up to six numbers.
 
     How to read them:
 
@@ -159,11 +163,14 @@ def diagnostics(
       has no finite minimum and the parameters diverge.
     - Some stay at the lower bound and some at the upper: the bounds do not fit the
       units of the parameters. Use ``min_step_size=1e-12, max_step_size=1e12``.
-    - ``fraction_forgotten`` is the fraction of coordinates that just changed sign, or
-      whose gradient is 0. Near a minimum it is about one third. If it is that high from
-      the start while the loss hardly falls, the signs are noise: use larger batches, or
-      `minibatch_rprop`. ``rprop-`` remembers the new sign, so there it counts only
-      gradients of 0 or NaN.
+    - ``fraction_forgotten`` is the fraction of coordinates whose last gradient changed
+      sign or was 0; with ``skip_zero_grads=True``, zeros do not count. Near a minimum
+      it is 0.2 to 0.5. If it is above about 0.2 from the start while the loss hardly
+      falls, the signs are noise: use larger batches, or `minibatch_rprop`. ``rprop-``
+      remembers the new sign, so there it counts only gradients of 0 or NaN.
+
+    Inside `in_eigenbasis`, coordinates are those of the basis, as for
+    `get_rprop_state`.
 
     Args:
       opt_state: As for `get_rprop_state`.

@@ -1,7 +1,7 @@
 """The optimizer for mini-batches, ready for `optax.apply_updates`."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,17 +38,19 @@ def minibatch_rprop(
     norm_decay: jax.typing.ArrayLike = 0.995,
     lean: jax.typing.ArrayLike = 0.1,
     lean_mask: LeanMask | None = None,
-    statistics_dtype: jax.typing.DTypeLike | None = None,
+    statistics_dtype: Literal["bfloat16"] | None = None,
     state_layout: StateLayout = "split",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rprop for mini-batches: update a coordinate only once its sign is known.
 
     With mini-batches the signs of most partial derivatives are noise, and `rprop` alone
     fails. Here each coordinate waits until a sequential test, `resolve_signs`, is
-    confident of the sign of its accumulated gradient; then Rprop makes one step. The
+    confident of the sign of its accumulated gradient; then Rprop takes one step. The
     factors are closer to 1 than in `rprop`, because some of those signs are wrong. The
-    variant is always ``irprop-``; the others brought no gain. ``benchmarks/minibatch``
-    compares it with tuned and untuned baselines.
+    variant is always ``irprop-``; the others were no better. By default the test leans
+    towards zero in all parameters, in scales of normalization layers, too; exclude
+    those by `lean_mask`. ``benchmarks/minibatch`` compares it with tuned and untuned
+    baselines.
 
     Why `rprop` fails: let successive signs be right with probability q, independently,
     and :math:`x = q (1 - q)`. In the long run, a step size of ``irprop-`` grows if
@@ -71,10 +73,13 @@ def minibatch_rprop(
       learning_rate: Initial step size, in units of the parameters. Read once, by
         ``init``. A number, or one for each parameter by a pytree or a callable, as in
         `rprop`. None: 0.05, but 0.05 * 64 / n in arrays in which a unit has n > 64
-        inputs, because an update of d changes the sum over n inputs by up to d n. For
-        a matrix, n is its longer side, since libraries disagree on which side the
-        inputs are; for an array of more axes, its size over the longer of its first
-        and last axis. Within the bounds.
+        inputs, because an update of d changes the sum over n inputs by up to d n.
+        Libraries disagree on which side the inputs are, so n is taken to be
+        ``max(shape)`` for a matrix, ``size / max(shape[0], shape[-1])`` for an array of
+        more axes, and 1 otherwise. This misreads stacked layers, as n is then a
+        multiple of the inputs, and embeddings, as n is the size of the vocabulary:
+        they start with tiny steps, unless given others by a pytree, or by a callable of
+        ``params``. Within the bounds.
       eta_minus: Factor by which a step size shrinks when its resolved sign changes, in
         (0, 1).
       eta_plus: Factor by which a step size grows while its resolved sign stays, above
@@ -82,20 +87,22 @@ def minibatch_rprop(
       min_step_size: Lower bound of the step sizes, in units of the parameters.
       max_step_size: Upper bound of the step sizes, in units of the parameters. May be
         scheduled by ``optax.inject_hyperparams``.
-      threshold: How large the decayed sum of gradients must be, relative to the root of
-        the decayed sum of their squares, before its sign is trusted. Positive. Lower
-        values give more updates, and more wrong ones.
+      threshold: How many standard deviations from 0 the sum of gradients must be, were
+        they independent with mean 0. Positive. Lower values give more updates, and more
+        wrong ones.
       decay: Factor by which past evidence is discounted at every step, in (0, 1].
-      norm_decay: The same for the squares of past gradients, with which the evidence is
+      norm_decay: The same for the typical size of gradients, with which the evidence is
         compared.
       lean: How much the threshold is lowered for steps towards zero, and raised for
         steps away from it, per unit of distance from zero, in root mean squares of the
-        array. Not negative. It acts as a weight decay in units of the noise. 0 turns it
-        off, and then ``update`` needs no parameters.
+        array. Not negative. It acts as a weight decay in units of the noise. A Python 0
+        turns it off, and then ``update`` needs no parameters; with
+        ``optax.inject_hyperparams``, name ``lean`` in its ``static_args``.
       lean_mask: Which parameters `lean` applies to: a pytree of bools with the
         structure of the parameters, or a prefix of it, or a callable that returns one,
         as ``weight_decay_mask`` elsewhere in Optax. Exclude scales of normalization
-        layers and temperatures. None: all.
+        layers and temperatures. None: all. With ``optax.inject_hyperparams``, name a
+        callable in its ``static_args``.
       statistics_dtype: None: the test keeps 8 bytes per float32 parameter.
         ``"bfloat16"``: 4 bytes. This does not affect Rprop's own state.
       state_layout: How Rprop's state is stored, see `rprop`: ``"split"``, 5 bytes per
@@ -108,7 +115,7 @@ def minibatch_rprop(
       updates have the dtypes of the gradients, and are 0 where no sign was resolved.
 
     Raises:
-      TypeError, ValueError: As by `resolve_signs` and `rprop`.
+      TypeError, ValueError: See `resolve_signs` and `rprop`.
 
     Example:
       A hundred parameters with their minimum at 0.3, and noise of twice the size of the

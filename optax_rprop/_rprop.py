@@ -36,7 +36,7 @@ from optax_rprop._sharding import zero_of
 
 
 # Compiled by itself, so that leaves of one shape share one trace, and an update that
-# is not compiled as a whole is one call a leaf.
+# is not compiled as a whole needs one call per leaf.
 @functools.partial(jax.jit, static_argnames=("rule", "skip_zero_grads"))
 def _update_leaf(
     grads: jax.Array,
@@ -55,7 +55,7 @@ def _update_leaf(
     # overwrite them.
     updates = layout.updates(fields, grads.dtype)
     if skip_zero_grads:
-        # The remembered sign stays, but it is not acted on again.
+        # The remembered sign stays, but it causes no further update.
         held = grads == 0
         if rule.undoes:
             held &= ~was_undone(layout.codes(fields))
@@ -190,9 +190,9 @@ def rprop(
 
     .. math::
 
-      d \leftarrow \mathrm{clip}(d_\mathrm{min}, d_\mathrm{max},
+      d \leftarrow \mathrm{clip}(
         \begin{cases} \eta^+ d & s > 0 \\ d & s = 0 \\ \eta^- d & s < 0
-        \end{cases})
+        \end{cases}, d_\mathrm{min}, d_\mathrm{max})
 
     and then, unless :math:`s < 0`, updates the coordinate by
     :math:`-\mathrm{sign}(g) \, d` and remembers :math:`\mathrm{sign}(g)`. The variants
@@ -208,7 +208,9 @@ def rprop(
     =========== ================================================== ============
 
     If the remembered sign is 0, the step size stays as it is. So the first step updates
-    every coordinate whose gradient is not 0 by exactly its initial step size.
+    every coordinate whose gradient is not 0 by exactly its initial step size. An update
+    that is undone leaves :math:`d` as it is; :math:`d` shrinks in the next step. Step
+    sizes are float64 for float64 parameters and float32 for all others.
 
     Args:
       learning_rate: Initial step size, in units of the parameters. Read once, by
@@ -235,8 +237,8 @@ def rprop(
       min_step_size: Lower bound of the step sizes, in units of the parameters. A bound
         below the smallest normal number of the step sizes' dtype, such as 0, counts as
         that number: a step size of 0 would never grow again.
-      max_step_size: Upper bound of the step sizes, in units of the parameters.
-        May be scheduled by ``optax.inject_hyperparams``.
+      max_step_size: Upper bound of the step sizes, in units of the parameters. Finite
+        in float32. May be scheduled by ``optax.inject_hyperparams``.
       variant: ``"irprop-"`` (the default, which PyTorch computes too), ``"rprop-"``,
         ``"rprop+"``, or ``"irprop+"``, which needs the loss at every step:
         ``update(grads, state, params, value=loss)``.
@@ -341,15 +343,14 @@ def rprop(
       update, and ``irprop+`` does so if the loss rose. An infinite partial derivative
       has a sign like any other. The state stays finite whatever comes.
 
-      **Recovery from a non-finite loss.** After a loss of NaN or +inf, ``irprop+``
-      undoes the last update of every coordinate. The next point evaluated is therefore
-      the last one with a finite loss, and two non-finite losses never occur in a row.
-      Every step size that led outside the domain is reduced, so the run leaves the
+      **Recovery from a loss of NaN or +inf.** After one, ``irprop+`` undoes the last
+      update of every coordinate; -inf is not detected. The next point evaluated is
+      therefore the last one with a finite loss, and two such losses never occur in a
+      row. Every step size that led outside the domain is reduced, so the run leaves the
       domain from any given point only finitely often: with d the largest step size and
       h the distance to the boundary, both in the maximum norm, at most
       :math:`\lceil \log(d / h) / \log(1 / \eta^-) \rceil + 1` times. ``rprop+`` does
-      the same where every partial derivative is NaN outside. After an undone update the
-      state still shows the step size of that update; it shrinks at the next step.
+      the same where every partial derivative is NaN outside.
 
       The guarantee holds for a deterministic loss whose first value is finite, with
       ``skip_zero_grads=False``, if the parameters change by the updates. It survives
@@ -357,7 +358,7 @@ def rprop(
       ``clip_by_global_norm`` and ``clip_by_block_rms``, but not
       ``optax.adaptive_grad_clip``, momentum, weight decay or projections. Wrappers that
       skip bad steps break it, because they restore the state together with the
-      parameters and evaluate the same point for ever: ``optax.apply_if_finite``,
+      parameters and evaluate the same point forever: ``optax.apply_if_finite``,
       ``optax.skip_not_finite`` and NumPyro's ``stable_update``. So do
       ``optax.MultiSteps``, whose sum keeps a NaN, transformations before Rprop that
       hide a NaN, such as ``optax.zero_nans``, and solvers that raise an error: pass
@@ -371,12 +372,13 @@ def rprop(
       stop at the boundary short of the optimum.
 
       **Derivatives.** A sign does not change with the data, so the derivative of the
-      result by the data, computed through the steps, is 0. Use the implicit function
-      theorem, for example ``optimistix.ImplicitAdjoint``.
+      result with respect to the data, computed through the steps, is 0. Use the
+      implicit function theorem, for example ``optimistix.ImplicitAdjoint``.
 
       **Rounding.** An update smaller than half the floating-point spacing around a
-      parameter is lost: a float32 parameter of magnitude 32 or more cannot change by
-      1e-6, and a bfloat16 parameter :math:`w` only by more than :math:`|w| / 256`.
+      parameter is lost: a float32 parameter of magnitude above 32 cannot change by
+      1e-6. Of a bfloat16 parameter :math:`w`, updates below :math:`|w| / 512` are
+      always lost, and those above :math:`|w| / 256` never.
 
     References:
       rprop+: Riedmiller and Braun, A direct adaptive method for faster

@@ -104,7 +104,7 @@ class LossTrend(NamedTuple):
     """How the loss changed in the last step; dtype bool.
 
     Attributes:
-      rose: The loss is greater than the last finite one, or has become non-finite.
+      rose: The loss is greater than the last finite one, or has become NaN or +inf.
       became_non_finite: The loss is NaN or +inf after a finite one, so that no gradient
         can be trusted.
     """

@@ -48,11 +48,12 @@ def in_eigenbasis(
 
     with the decay :math:`\lambda`. At the second gradient, and after every `interval`
     further ones, the bases are set to the eigenvectors :math:`Q_L, Q_R` of L and R.
-    Rprop sees :math:`Q_L^T G Q_R`, and its memory is transferred: the step size of a
-    new direction is the root mean square of the old step sizes, weighted by the squared
-    components of that direction; its sign is that of the previous gradient along it, or
-    0 if no more than half of the weighted mean square comes from coordinates with a
-    remembered sign.
+    Rprop sees :math:`Q_L^T G Q_R`, and its memory is transferred. For a new direction:
+
+    - The step size is the root mean square of the old step sizes, weighted by the
+      squared components of the direction.
+    - The sign is that of the previous gradient along it, or 0 if no more than half of
+      that mean square comes from coordinates with a remembered sign.
 
     Leaves of higher rank have a basis for each axis. Axes above `max_size`, vectors and
     scalars are not rotated.
@@ -66,15 +67,19 @@ def in_eigenbasis(
     The step size of a new direction is then the root of the weighted sum of squares.
 
     A non-finite gradient or `value` leaves the basis unchanged, so ``irprop+`` undoes a
-    step out of the domain in the basis in which it was made. One NaN, however, reaches
-    all coordinates of a rotated leaf. A coordinate whose derivative is less than the
-    rounding of the largest in its array, 1e-7 of it in float32, is updated at random,
-    whereas plain Rprop would still see its sign. Directions without any gradient
-    difference so far stay as they are, so that runs agree across devices.
+    step out of the domain in the basis in which it was made. But if one derivative is
+    NaN, the rotated gradient of the whole array is, so that only ``rprop+``, and
+    ``irprop+`` if the loss rose or is NaN or +inf, update it in that step. At a
+    boundary where the loss stays finite, as of a square root, a run can stop short of
+    an optimum that plain Rprop reaches: optimize the logarithm of that parameter. A
+    coordinate whose derivative is less than the rounding of the largest in its array,
+    1e-7 of it in float32, is updated at random, whereas plain Rprop would still see its
+    sign. Directions without any gradient difference so far stay as they are, so that
+    runs agree across devices.
 
     **Bounds.** Use ``min_step_size=1e-12, max_step_size=1e12`` in `inner`. Where the
-    curvature at the start is above 1e6, the default initial step size is far too long:
-    lower `learning_rate`.
+    curvature at the start is above 1e6, a first update of 0.01 is far too long: lower
+    `learning_rate`.
 
     **Initial step sizes.** The first basis is that of the parameters, so `inner` may
     have initial step sizes for each of them. With `full_matrix` its parameters are one
@@ -92,7 +97,8 @@ def in_eigenbasis(
         chain with one Rprop, in the layout ``"split"`` or ``"packed"``. It is not given
         the parameters, so weight decay has to be chained before `in_eigenbasis`. Only
         Rprop's own memory is transferred between bases.
-      decay: Factor of the moments at each gradient difference, in (0, 1].
+      decay: Factor by which the moments are discounted at each gradient difference, in
+        (0, 1].
       interval: Number of gradients between basis updates, an integer. Use at least 2:
         with 1, most problems are not solved. A basis update that is due at a non-finite
         gradient is skipped.
@@ -108,7 +114,7 @@ def in_eigenbasis(
       TypeError: An argument has the wrong type; by ``update``, as in `rprop`.
       ValueError: A number is out of range. By ``init``: `inner` does not hold one Rprop
         for all parameters, there are too many parameters for `full_matrix`, or there is
-        nothing to rotate without it.
+        nothing to rotate without it. By ``update``, as in `rprop`.
 
     Example:
       A valley along the diagonal, 10,000 times as steep across as along:
@@ -145,7 +151,7 @@ def in_eigenbasis(
         raise TypeError(
             f"inner must be a gradient transformation, such as rprop(), got {inner!r}."
         )
-    decay = read_decay(decay, "in_eigenbasis")
+    decay = read_decay(decay)
     interval = read_integer("interval", interval)
     max_size = read_integer("max_size", max_size)
     inner = optax.with_extra_args_support(inner)

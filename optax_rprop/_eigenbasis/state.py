@@ -131,7 +131,7 @@ def learn(
       state: The state, in which at least one axis is rotated.
       grads: The leaves of the gradient, in the dtypes of the last.
       finite: Whether the loss is finite, shape ().
-      decay: Factor of the moments.
+      decay: Factor by which the moments are discounted.
       interval: Number of gradients between basis updates.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The layouts in which the state is kept: a file each, and this table of them."""
+"""The layouts in which the state is stored: one file per layout, and this table."""
 
 from typing import Any, Literal, NamedTuple
 

@@ -2,8 +2,8 @@
 
 If both factors are powers of one base, ``eta_plus = base**up`` and ``eta_minus =
 base**-down``, every step size is the initial one times a power of the base, and its
-exponent is all that has to be kept. Where parameters have initial step sizes of their
-own, these are rounded to such a power times one number.
+exponent is all that has to be stored. Per-parameter initial step sizes are rounded to
+such a power times one number.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def _encode(
     level: jax.Array, codes: jax.Array, rule: Rule, dtype: jax.typing.DTypeLike
 ) -> jax.Array:
     # The last operation has two operands of full size: XLA would make one of a single
-    # operand again for each of its readers, and with it all that comes before.
+    # operand again for each operation that reads it, and with it all that comes before.
     zones = (codes + _most(rule)).astype(jnp.uint8) * np.uint8(levels_of(rule))
     return _as_byte(level.astype(jnp.uint8) + zones, dtype)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from optax_rprop._hyperparams import HyperParams, known
+from optax_rprop._hyperparams import HyperParams, value_or_nan
 from optax_rprop._layouts.layout import as_step_size
 from optax_rprop._rule import Rule
 
@@ -25,7 +25,7 @@ class Lattice(NamedTuple):
 
     Attributes:
       unit: The initial step size, in units of the parameters, shape (), float; where
-        parameters have their own, 0.01, or the bound that is nearest to it.
+        each parameter is given its own, 0.01, or the bound nearest to it.
       unit_level: Its level, shape (), int32.
       log2_base: A dict whose one key is the binary logarithm of the base, written as
         ``repr`` writes it, and whose value is empty. As a key it is part of the
@@ -61,7 +61,7 @@ def _bounds_that_fit(
     numbers: HyperParams, base: Base, levels: int
 ) -> tuple[float, float] | None:
     """Narrower bounds, if there are known to be too many levels within these."""
-    unit, _, _, lower, upper = map(known, numbers)
+    unit, _, _, lower, upper = map(value_or_nan, numbers)
     if math.isnan(unit + lower + upper):
         return None
     lowest, highest = (
@@ -167,8 +167,8 @@ def make_lattice(numbers: HyperParams, base: Base, levels: int) -> Lattice:
         as_step_size(numbers.max_step_size, dtype),
     )
     lowest, highest = level_bounds(unit, numbers, base.log2)
-    # Levels that are to spare are for bounds that are changed later. Bounds that are
-    # arrays may also be too far apart, and then both give way.
+    # Spare levels are for bounds that are changed later. Bounds that are arrays may
+    # also be too far apart; then both are moved inwards.
     spare = levels - 1 - (highest - lowest)
     below = jnp.where(
         spare >= 0, -lowest + spare // 2, jnp.minimum(-lowest, levels // 2)

@@ -122,7 +122,9 @@ def memory_dtype(param: jax.typing.ArrayLike | jax.typing.DTypeLike) -> np.dtype
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
 
 
-def as_step_size(number: float | jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+def as_step_size(
+    number: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike
+) -> jax.Array:
     """A step size, or a bound of step sizes, as a new array of shape ().
 
     It is a positive normal number: a step size that underflows to 0 never grows again.
@@ -159,8 +161,8 @@ def adapt(step_sizes: jax.Array, decision: Decision, numbers: HyperParams) -> ja
     upper = as_step_size(numbers.max_step_size, dtype)
     others = jax.lax.select(decision.shrink, step_sizes * shrink, step_sizes)
     # One `clamp` around it all says the same. But XLA's CPU compiler makes an operation
-    # with a single operand of full size again for each of its readers, with all that
-    # comes before: one more copy of a whole buffer, and three times as long.
+    # with a single operand of full size again for each operation that reads it, with
+    # all that comes before: one more copy of a whole buffer, and three times as long.
     adapted = jax.lax.select(
         decision.grow,
         jax.lax.clamp(lower, step_sizes * grow, upper),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,12 @@ import numpy as np
 import optax
 
 from optax_rprop._arguments import matching_leaves, real_leaves, spread_leaves
-from optax_rprop._hyperparams import check_arrays, known, read_decay, read_number
+from optax_rprop._hyperparams import (
+    check_arrays,
+    read_decay,
+    read_number,
+    value_or_nan,
+)
 from optax_rprop._layouts.layout import memory_dtype
 from optax_rprop._sharding import zero_of
 from optax_rprop._sign_test.leaf import mean_size, resolve_leaf
@@ -31,17 +36,19 @@ def resolve_signs(
     norm_decay: jax.typing.ArrayLike = 0.995,
     lean: jax.typing.ArrayLike = 0.1,
     lean_mask: LeanMask | None = None,
-    statistics_dtype: jax.typing.DTypeLike | None = None,
+    statistics_dtype: Literal["bfloat16"] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Pass on each coordinate's gradient only once its sign is statistically resolved.
+    r"""Emit each coordinate's accumulated gradient only once its sign is resolved.
 
-    To train a network on mini-batches, use `minibatch_rprop`, which chains this test
-    with Rprop. Its ``update`` needs the parameters.
+    What is emitted is in units of the running mean absolute gradient. To train a
+    network on mini-batches, use `minibatch_rprop`, which chains this test with Rprop.
 
-    A sequential test per coordinate. Gradients are first divided by a running mean of
-    the mean absolute gradient of all parameters, so that those of different steps are
-    comparable while the gradient shrinks. Of a coordinate's scaled gradients :math:`g`,
-    with the decays :math:`\lambda` and :math:`\rho`, it keeps
+    A sequential test per coordinate. Gradients are first divided by a running mean,
+    with a decay of 0.8, of the mean absolute gradient of all parameters, so that those
+    of different steps are comparable while the gradient shrinks. This couples all
+    leaves: freezing or adding one changes the scale of the others. Of a coordinate's
+    scaled gradients :math:`g`, with the decays :math:`\lambda` and :math:`\rho`, it
+    keeps
 
     .. math::
 
@@ -73,8 +80,10 @@ def resolve_signs(
 
     for the threshold :math:`c_0` and the lean :math:`a`. Steps go against the sign of
     S, so a step towards zero needs less evidence and a step away from it more, which
-    acts as a weight decay in units of the noise. Where the root mean square is 0 or not
-    finite, in float32 at magnitudes below 1e-19 or above 1e19, r is 0.
+    acts as a weight decay in units of the noise. Distances above 2 count as 2, and c is
+    at least 1.05, or :math:`c_0` if that is less: at 1, the first gradient alone would
+    resolve its sign. Where the root mean square is 0 or not finite, in float32 at
+    magnitudes below 1e-19 or above 1e19, r is 0.
 
     **Sharding.** The root mean squares and the mean absolute gradient each cost an
     all-reduce of one number per array. Inside ``jax.shard_map`` they are those of the
@@ -83,11 +92,11 @@ def resolve_signs(
     A NaN gradient counts as 0. An infinity counts as the largest number, is resolved at
     once, and leaves no trace in R. A step with either leaves the running mean as it is.
 
-    **Threshold.** With an ``eta_minus`` of 0.85 and an ``eta_plus`` of 1.1, step sizes
-    grow only if successive signs are right with a probability above 0.694. A higher
-    threshold makes wrong decisions rarer but cannot rule them out, because pure noise
-    is eventually resolved too. For signs that are right with probability q,
-    independently, with the default decay, no lean, and R in its steady state:
+    **Threshold.** With factors 0.85 and 1.1, step sizes grow only if successive
+    resolved signs are right with a probability above 0.694. A higher threshold makes
+    wrong decisions rarer but cannot rule them out, because pure noise is eventually
+    resolved too. For signs that are right with probability q, independently, with the
+    default decay, no lean, and R in its steady state (waits in gradients):
 
     ========= ========================= =================== ====================
     threshold step sizes grow if q >    mean wait, q = 0.6  mean wait, q = 0.8
@@ -108,16 +117,20 @@ def resolve_signs(
     threshold above 1 allows an update at most every second step.
 
     Args:
-      threshold: How large the sum must be, as a multiple of R. Positive.
+      threshold: How many standard deviations from 0 the sum must be, were its
+        gradients independent with mean 0. Positive.
       decay: Factor by which past evidence is discounted at every step, in (0, 1]; 1
         never forgets.
-      norm_decay: The same for the squares of the gradients in R.
+      norm_decay: Factor by which R is discounted at every step, in (0, 1].
       lean: How much the threshold is lowered for steps towards zero, and raised for
         steps away from it, per unit of distance from zero, in root mean squares of the
-        array. Not negative. 0 treats both alike, and needs no parameters.
+        array. Not negative. A Python 0 treats both alike, and needs no parameters; with
+        ``optax.inject_hyperparams``, name ``lean`` in its ``static_args``.
       lean_mask: Which parameters the test leans for: a pytree of bools with the
         structure of the parameters, or a prefix of it, or a callable that returns one.
         Exclude scales of normalization layers and temperatures. None leans for all.
+        With ``optax.inject_hyperparams``, a callable must be named in its
+        ``static_args``; otherwise Optax calls it with a count, as a schedule.
       statistics_dtype: None: S and R are kept in float64 for float64 parameters and in
         float32 for all others, 8 bytes per parameter. ``"bfloat16"``: in 4 bytes
         together, rounded to three digits, with decays of at most 0.995, or 1.
@@ -131,18 +144,20 @@ def resolve_signs(
       TypeError: An argument is not a number. By ``init`` and ``update``: a parameter or
         gradient is not of real floating dtype, or the state belongs to another
         transformation.
-      ValueError: An argument is out of range, or no sign could ever be resolved, as
+      ValueError: An argument is out of range, or a sign might never be resolved, as
         with a `threshold` + 2 `lean` of sqrt((1 + decay) / (1 - decay)) or more. By
-        ``update``: the gradient's structure or shapes differ from the parameters', or
-        the parameters are missing although `lean` is not 0. Arguments that are JAX
-        arrays are not checked for range.
+        ``init``: the structure of `lean_mask` does not fit the parameters, or an
+        argument that is a JAX array is not finite or not positive. By ``update``: the
+        gradient's structure or shapes differ from the parameters', or the parameters
+        are missing although `lean` is not 0.
 
     Example:
       The first coordinate has a signal, the second is noise. Two gradients that agree
       resolve the first sign, because R starts at 0:
 
       >>> import jax.numpy as jnp
-      >>> tx = resolve_signs(lean=0)
+      >>> import optax_rprop
+      >>> tx = optax_rprop.resolve_signs(lean=0)
       >>> state = tx.init(jnp.zeros(2))
       >>> for grads in ([4.0, 4.0], [4.0, -4.0], [4.0, 4.0]):
       ...     updates, state = tx.update(jnp.array(grads), state)
@@ -161,12 +176,13 @@ def resolve_signs(
       Dissecting Adam, ICML 2018, https://arxiv.org/abs/1705.07774; Zadaianchuk,
       Probabilistic RPROP, a project report and code.
     """
-    threshold = read_number("threshold", threshold, "resolve_signs")
-    decay = read_decay(decay, "resolve_signs")
-    norm_decay = read_decay(norm_decay, "resolve_signs", "norm_decay")
-    lean = read_number("lean", lean, "resolve_signs")
+    threshold = read_number("threshold", threshold)
+    decay = read_decay(decay)
+    norm_decay = read_decay(norm_decay, "norm_decay")
+    lean = read_number("lean", lean)
     _check_resolvable(threshold, decay, lean)
     packed = _is_packed(statistics_dtype, decay=decay, norm_decay=norm_decay)
+    leans = value_or_nan(lean) != 0
     state_type: Any = PackedResolveSignsState if packed else ResolveSignsState
 
     def zeros(params: optax.Params) -> Any:
@@ -178,23 +194,19 @@ def resolve_signs(
 
     def init_fn(params: optax.Params) -> Any:
         check_arrays(threshold=threshold, decay=decay, norm_decay=norm_decay, lean=lean)
-        # A call for each: the fields must not share arrays, or donation fails.
+        # One call per field: they must not share arrays, or donation fails.
         trees = (zeros(params) for _ in state_type._fields[:-1])
         leaves = jax.tree.leaves(params)
+        # Optax's `map_params` asks with a stand-in for parameters that has no leaves.
+        if leaves and leans:
+            mask_leaves(params)
         scale = GradientScale(*(zero_of(leaves) for _ in GradientScale._fields))
         return state_type(*trees, scale)
 
-    def leaning_weights(params: optax.Params | None, state: Any) -> list[Any]:
-        """For each leaf its parameters, or None if its test does not lean."""
-        if params is None:
-            raise ValueError(
-                "params must be given, because the test leans towards 0: call"
-                " update(grads, state, params). Where there are no parameters in the"
-                " coordinates of the gradient, as inside in_eigenbasis, use lean=0."
-            )
-        weights = matching_leaves(params, state, "params")
+    def mask_leaves(params: optax.Params) -> list[bool]:
+        """For each leaf whether its test leans."""
         if lean_mask is None:
-            return weights
+            return [True] * len(jax.tree.leaves(params))
         mask = lean_mask(params) if callable(lean_mask) else lean_mask
         try:
             spread = spread_leaves(mask, params)
@@ -203,11 +215,23 @@ def resolve_signs(
                 "lean_mask must be a tree of bools with the structure of the"
                 f" parameters, or a prefix of it, got {jax.tree.structure(mask)}."
             ) from error
-        pairs = list(zip(weights, spread, strict=True))
-        for _, leans in pairs:
-            if not isinstance(leans, bool | np.bool_):
-                raise TypeError(f"lean_mask must hold bools, got {leans!r}.")
-        return [weight if leans else None for weight, leans in pairs]
+        for leaf in spread:
+            if not isinstance(leaf, bool | np.bool_):
+                raise TypeError(f"lean_mask must hold bools, got {leaf!r}.")
+        return spread
+
+    def params_to_lean(params: optax.Params | None, state: Any) -> list[Any]:
+        """For each leaf its parameters, or None if its test does not lean."""
+        if params is None:
+            raise ValueError(
+                "params must be given, because the test leans towards 0: call"
+                " update(grads, state, params). Where there are no parameters in the"
+                " coordinates of the gradient, as inside in_eigenbasis, use lean=0;"
+                " with optax.inject_hyperparams, name lean in its static_args."
+            )
+        weights = matching_leaves(params, state, "params")
+        pairs = zip(weights, mask_leaves(params), strict=True)
+        return [weight if used else None for weight, used in pairs]
 
     def update_fn(
         updates: optax.Updates,
@@ -225,8 +249,7 @@ def resolve_signs(
         grads = matching_leaves(updates, trees)
         if not grads:
             return updates, state
-        leans = known(lean) != 0
-        weights = leaning_weights(params, trees) if leans else [None] * len(grads)
+        weights = params_to_lean(params, trees) if leans else [None] * len(grads)
         memories = zip(*map(jax.tree.leaves, trees), strict=True)
         scale, unit, ratio = rescaled(scale, mean_size(grads), decay, norm_decay)
         pairs = [
@@ -247,7 +270,11 @@ def resolve_signs(
 def _check_resolvable(
     threshold: float | jax.Array, decay: float | jax.Array, lean: float | jax.Array
 ) -> None:
-    bound, kept, leaning = known(threshold), known(decay), known(lean)
+    bound, kept, leaning = (
+        value_or_nan(threshold),
+        value_or_nan(decay),
+        value_or_nan(lean),
+    )
     if bound <= 0:
         raise ValueError(f"threshold must be positive, got {bound}.")
     if leaning < 0:
@@ -262,9 +289,7 @@ def _check_resolvable(
         )
 
 
-def _is_packed(
-    statistics_dtype: jax.typing.DTypeLike | None, **decays: float | jax.Array
-) -> bool:
+def _is_packed(statistics_dtype: object, **decays: float | jax.Array) -> bool:
     if statistics_dtype is None:
         return False
     if statistics_dtype not in ("bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")):
@@ -273,7 +298,7 @@ def _is_packed(
         )
     # With 8 bits, the product with a decay near 1 rounds back, and nothing fades.
     for name, decay in decays.items():
-        if 0.995 < known(decay) < 1:
+        if 0.995 < value_or_nan(decay) < 1:
             raise ValueError(
                 f'{name} must be at most 0.995, or 1, with statistics_dtype="bfloat16",'
                 f" got {decay}: rounded to 8 bits, sums would not decay. Use"

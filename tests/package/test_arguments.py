@@ -77,12 +77,14 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
         *(
             (
                 {"learning_rate": schedule},
-                "read only once",
-                "scale_by_schedule",
+                "name the argument of the callable `params`",
                 "learning_rate(params=params)",
+                "read only once",
+                "schedule max_step_size",
             )
             for schedule in (
                 lambda step: 0.1,
+                lambda p: p,
                 optax.constant_schedule(0.1),
                 lambda params, step: params,
                 jax.tree_util.Partial(lambda step: 0.1),
@@ -91,7 +93,7 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
         ),
         (
             {"max_step_size": optax.constant_schedule(1.0)},
-            "inject_hyperparams(rprop)(max_step_size=schedule)",
+            "inject_hyperparams(function)(max_step_size=schedule)",
         ),
         ({"skip_zero_grads": 1}, "True or False", "1"),
         ({"eta_plus": jnp.asarray(2.0)} | BYTE, "Python numbers", "static_args"),
@@ -104,7 +106,7 @@ PACKED, BYTE = {"state_layout": "packed"}, {"state_layout": "byte"}
         ({"learning_rate": 0.0, "min_step_size": 0.0}, "positive", "got 0.0"),
         (
             {"learning_rate": 1e-46, "min_step_size": 0.0},
-            "positive in float32",
+            "at least 1.18e-38, the smallest normal float32",
             "1e-46",
         ),
         (
@@ -218,13 +220,16 @@ def test_names_of_arguments(factory):
         for others in ({}, {"learning_rate": 0.1}, {"state_layout": "packed"}):
             with refused(TypeError, "PyTorch", theirs, *ours):
                 factory(**{theirs: 0.1}, **others)
+    if drop_in:
+        with refused(TypeError, *THEIRS, *itertools.chain(*THEIRS.values())):
+            factory(lr=0.1, etas=(0.5, 1.2), step_sizes=(1e-6, 50))
 
 
 @pytest.mark.parametrize(
     ("leaf", "error", "words"),
     rows(
         TypeError,
-        (np.array([1, 2]), "int", "optax.partition"),
+        (np.array([1, 2]), "int", "Convert it to floating", "optax.partition"),
         (jnp.array([True]), "bool", "optax.partition"),
         (jnp.array([1j]), "complex64", "split_real_and_imag"),
         (3, "int", "optax.set_to_zero"),
@@ -275,7 +280,7 @@ def test_state_of_wrong_type(spoil, got):
     """The message says that this is not a whole state."""
     optimizer = optax_rprop.scale_by_rprop()
     state = optimizer.init(jnp.zeros(2))
-    with refused(TypeError, "state must be", "'split'", got, "`init`"):
+    with refused(TypeError, "state must be", "'split'", got, "from `init`"):
         optimizer.update(jnp.ones(2), spoil(state))
 
 

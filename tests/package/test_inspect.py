@@ -146,6 +146,15 @@ def test_without_bounds():
     assert summarize(state, max_step_size=np.int64(2**40)).fraction_at_max == 0
 
 
+def test_a_bound_of_0_is_the_smallest_normal_number():
+    """As in `rprop`, whose step sizes are never less."""
+    smallest = float(np.finfo(np.float32).tiny)
+    state = optax_rprop.rprop(smallest, min_step_size=0).init(jnp.zeros(3))
+    for bound in (0, 0.0, 1e-40, jnp.array(0.0), smallest):
+        summary = optax_rprop.diagnostics(state, min_step_size=bound)
+        assert summary.fraction_at_min == 1
+
+
 @pytest.mark.slow
 @each_layout
 def test_dtypes_mix(x64, state_layout):

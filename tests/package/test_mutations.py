@@ -175,7 +175,7 @@ SIGN_TEST = {
 WIDTH = {
     "depth of a kernel ignored": {"math.prod(shape) / max": "max(shape) / max"},
     "matrices like kernels": {"if len(shape) == 2 else": "if False else"},
-    "kernels of Equinox ignored": {"max(shape[0], shape[-1])": "shape[-1]"},
+    "kernels of Equinox ignored": {"else max(shape[0], shape[-1])": "else shape[-1]"},
     "inputs of the shorter side": {"min(shape) if": "max(shape) if"},
     "narrow arrays start with longer steps": {
         "max(_WIDEST_UNSCALED, _inputs": "max(1, _inputs"
