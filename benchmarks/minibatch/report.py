@@ -16,7 +16,14 @@ from benchmarks.common import plots, results
 from benchmarks.common.results import Frame
 from benchmarks.common.tables import bold_lowest, markdown, report
 from benchmarks.minibatch.methods import ADAM, OURS, PLAIN
-from benchmarks.minibatch.tasks import CHOSEN, EVALUATED, GROUPS, HELD_OUT, ITERATE
+from benchmarks.minibatch.tasks import (
+    AVERAGE,
+    CHOSEN,
+    EVALUATED,
+    GROUPS,
+    HELD_OUT,
+    ITERATE,
+)
 from benchmarks.minibatch.train import STEPS
 
 RESULTS = Path(__file__).parent / "results"
@@ -138,25 +145,32 @@ def errors(folder: Path = RESULTS) -> str:
 
 
 def of_models(folder: Path) -> tuple[Frame, Frame]:
-    """Of larger models, errors over those of tuned Adam: of iterates, of averages."""
+    """Of larger models, errors over those of tuned Adam: of iterates, of averages.
+
+    Posteriors are a group of their own: their errors differ by orders of magnitude.
+    """
     iterates, averages = (means(read(folder, kind, "models")) for kind in EVALUATED)
-    adam = iterates[ADAM]
-    return iterates.div(adam, axis=0), averages.div(adam, axis=0)
+    wide = [table.div(iterates[ADAM], axis=0) for table in (iterates, averages)]
+    posterior = iterates.index.get_level_values("problem").str.contains("effects")
+    kinds = np.where(posterior, "posteriors", "networks")
+    first, second = (table.set_index(kinds, append=True) for table in wide)
+    return first, second
 
 
 def summary_models(folder: Path = RESULTS) -> str:
-    """Geometric means over the tasks, and the worst held-out one."""
+    """Geometric means over the tasks, and the worst held-out network."""
     table: dict[str, Any] = {}
     ratios = dict(zip(EVALUATED, of_models(folder), strict=True))
-    for group in (CHOSEN, HELD_OUT):
-        for kind, wide in ratios.items():
-            part = within(wide, "group", group)
-            if len(part):
-                name = f"{group} ({len(part)}), {kind}"
-                table[name] = np.exp(np.log(part).mean())
-                if group == HELD_OUT:
-                    table[f"worst held out, {kind}"] = part.max()
-    frame = pd.DataFrame(table).map("{:.2f}".format)
+    columns = (CHOSEN, "networks"), (HELD_OUT, "networks"), (HELD_OUT, "posteriors")
+    for group, kind in columns:
+        for evaluated, wide in ratios.items():
+            part = within(wide, "group", group).xs(kind, level=-1)
+            name = f"{kind}, {group} ({len(part)}), {evaluated}"
+            table[name] = np.exp(np.log(part).mean())
+    table["worst held-out network, average"] = (
+        within(ratios[AVERAGE], "group", HELD_OUT).xs("networks", level=-1).max()
+    )
+    frame = pd.DataFrame(table).map("{:.2f}".format).replace("nan", "")
     return markdown(frame.rename_axis("optimizer"))
 
 
@@ -177,19 +191,21 @@ def errors_models(folder: Path = RESULTS) -> str:
 def headline_models(folder: Path = RESULTS) -> str:
     """Against tuned Adam and those that are not tuned."""
     ratios = [within(wide, "group", HELD_OUT) for wide in of_models(folder)]
-    if not len(ratios[0]):
-        return "No held-out task has run."
-    iterate, average = (np.exp(np.log(part).mean()) for part in ratios)
-    listed = ", ".join(
-        f"{name} {iterate[name]:.2f} and {average[name]:.2f}"
-        for name in NAMED
-        if name in iterate
-    )
+
+    def both(kind: str, name: str = OURS) -> str:
+        parts = (part.xs(kind, level=-1)[name] for part in ratios)
+        return " and ".join(f"{np.exp(np.log(part).mean()):.2f}" for part in parts)
+
+    kinds = ratios[0].index.get_level_values(-1).value_counts()
+    if len(kinds) < 2:
+        return "Not all held-out tasks have run."
+    listed = ", ".join(f"{name} {both('networks', name)}" for name in NAMED)
     return (
-        f"On {len(ratios[0])} held-out tasks with larger and other models, the error of"
-        " mini-batch Rprop, untuned, after a fixed number of steps is"
-        f" {iterate[OURS]:.2f} times that of tuned Adam, and at the average of its"
-        f" iterates {average[OURS]:.2f} times (geometric means; {listed})."
+        f"On {kinds['networks']} held-out tasks with larger and other networks, the"
+        " error of mini-batch Rprop, untuned, after a fixed number of steps is, at the"
+        f" last iterate and at the average of all, {both('networks')} times that of"
+        f" tuned Adam (geometric means; {listed}); on {kinds['posteriors']} posteriors,"
+        f" {both('posteriors')} times."
     )
 
 
