@@ -99,7 +99,7 @@ def _read(name: str, leaf: Any, numbers: HyperParams) -> Any:
             value_or_nan(numbers.min_step_size),
             value_or_nan(numbers.max_step_size),
             dtype,
-            " Bound what is computed from parameters, as by jnp.maximum. Parameters"
-            " themselves go to `init`: rprop().init(params).",
+            " If it is computed from the parameters, keep it above 0, for example by"
+            " jnp.maximum. Parameters themselves go to `init`: rprop().init(params).",
         )
     return leaf
