@@ -46,10 +46,11 @@ def _leaning(params: jax.Array, lean: jax.Array) -> jax.Array:
 @jax.jit
 def mean_size(leaves: list[jax.Array]) -> jax.Array:
     """The mean absolute value of all numbers."""
+    dtype = jnp.result_type(float)
     # Nothing but a sum of sizes, or XLA's CPU compiler stores what is to be summed.
     sums = (jnp.sum(jnp.abs(leaf.astype(memory_dtype(leaf)))) for leaf in leaves)
-    count = max(1, sum(leaf.size for leaf in leaves))
-    return sum(sums, jnp.zeros((), jnp.result_type(float))) / count
+    total = sum((each.astype(dtype) for each in sums), jnp.zeros((), dtype))
+    return total / max(1, sum(leaf.size for leaf in leaves))
 
 
 @jax.jit
