@@ -456,8 +456,9 @@ def test_sharding_is_kept(statistics_dtype, cpu_devices):
         np.testing.assert_array_equal(updates, expected)
         seen.append(updates)
     text = update.lower(grads, state, params).compile().as_text()
-    # XLA combines those for the root mean square and for the size.
-    assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == 1
+    # Of the root mean square and of the size, which newer compilers combine.
+    expected = 1 if jax.__version_info__ >= (0, 10) else 2
+    assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == expected
     assert "all-gather" not in text
     # The coordinates lean by their places.
     counts = np.count_nonzero(seen, axis=0)
