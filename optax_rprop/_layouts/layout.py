@@ -125,7 +125,7 @@ def memory_dtype(param: jax.typing.ArrayLike | jax.typing.DTypeLike) -> np.dtype
 def as_step_size(
     number: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike
 ) -> jax.Array:
-    """A step size, or a bound of step sizes, as a new array of shape ().
+    """A step size, or a bound of step sizes, as a new array.
 
     It is a positive normal number: a step size that underflows to 0 never grows again.
     """

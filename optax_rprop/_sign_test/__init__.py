@@ -194,13 +194,14 @@ def resolve_signs(
 
     def init_fn(params: optax.Params) -> Any:
         check_arrays(threshold=threshold, decay=decay, norm_decay=norm_decay, lean=lean)
-        # One call per field: they must not share arrays, or donation fails.
+        # New arrays for each field: if two share one, donation fails.
         trees = (zeros(params) for _ in state_type._fields[:-1])
         leaves = jax.tree.leaves(params)
         # Optax's `map_params` asks with a stand-in for parameters that has no leaves.
         if leaves and leans:
             mask_leaves(params)
-        scale = GradientScale(*(zero_of(leaves) for _ in GradientScale._fields))
+        zero = zero_of(leaves)
+        scale = GradientScale(*(zero + 0.0 for _ in GradientScale._fields))
         return state_type(*trees, scale)
 
     def mask_leaves(params: optax.Params) -> list[bool]:
