@@ -34,6 +34,7 @@ TRANSFORMATIONS = {
     "eigenbasis": EIGENBASIS,
     "not scaled": earlier_basis(anchored=True),
     "basis of 0.3.2": earlier_basis(anchored=False),
+    "secants": earlier_basis(anchored=True, estimates=True),
     "Adam": optax.adam(0.1),
     "Prodigy": optax.contrib.prodigy(),
     "COCOB": optax.contrib.cocob(),

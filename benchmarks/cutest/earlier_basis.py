@@ -1,7 +1,8 @@
 """The eigenbasis of version 0.3.2, for comparison: not in units of the step sizes.
 
 For the full matrix of one vector. `anchored`: directions about which nothing is known
-stay as they are, as today; rounding does not choose them.
+stay as they are, as today; rounding does not choose them. `estimates`: basis updates
+estimate step sizes, see `secants`.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 import optax_rprop
+from benchmarks.cutest.secants import estimated, new_secants, with_pair
 
 BOUNDS: dict[str, Any] = {"min_step_size": 1e-12, "max_step_size": 1e12}
 ANCHOR = 1e-12  # Relative to the largest moment.
@@ -25,9 +27,12 @@ class State(NamedTuple):
     moments: jax.Array
     basis: jax.Array
     calls: jax.Array
+    secants: Any  # `Secants`, or None.
 
 
-def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
+def earlier_basis(
+    *, anchored: bool, estimates: bool = False
+) -> optax.GradientTransformationExtraArgs:
     """`irprop+` in an eigenbasis."""
     rprop = optax_rprop.scale_by_rprop(variant="irprop+", **BOUNDS)
 
@@ -39,9 +44,10 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
             moments=jnp.zeros((size, size), params.dtype),
             basis=jnp.eye(size, dtype=params.dtype),
             calls=jnp.zeros((), jnp.int32),
+            secants=new_secants(params) if estimates else None,
         )
 
-    def with_new_basis(state: State) -> State:
+    def with_new_basis(state: State, grads: jax.Array) -> State:
         step_sizes, codes = state.inner.step_sizes, state.inner.prev_grad_signs
         matrix, old = state.moments, state.basis
         if anchored:
@@ -58,8 +64,11 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
         signs = jnp.sign(basis.T @ state.prev_grads).astype(codes.dtype)
         codes = jnp.where(undone, 2, jnp.where(known, signs, 0)).astype(codes.dtype)
         carried = step_sizes.max() * jnp.sqrt(means)
+        carried = jnp.clip(carried, step_sizes.min(), step_sizes.max())
+        if state.secants is not None:
+            carried = estimated(state.secants, basis, grads, carried)
         inner = state.inner._replace(
-            step_sizes=jnp.clip(carried, step_sizes.min(), step_sizes.max()),
+            step_sizes=carried,
             prev_grad_signs=codes,
         )
         return state._replace(inner=inner, basis=basis)
@@ -67,11 +76,14 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
     def update_fn(
         updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any
     ) -> tuple[Any, State]:
-        grads = updates
+        grads, secants = updates, state.secants
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grads))
         # Before the first finite gradient, the remembered one is 0.
         compared = finite & jnp.any(state.prev_grads != 0)
         learns = compared & jnp.any(grads != state.prev_grads)
+        if secants is not None:
+            new = with_pair(secants, params, grads - state.prev_grads, learns)
+            secants = jax.tree.map(lambda *pair: jnp.where(finite, *pair), new, secants)
         change = jnp.where(learns, grads / 2 - state.prev_grads / 2, 0)
         largest = jnp.max(jnp.abs(change))
         change /= jnp.where(largest > 0, largest, 1)
@@ -79,13 +91,14 @@ def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
         change /= jnp.where(norm > 0, norm, 1)
         factor = jnp.where(norm > 0, DECAY, 1).astype(norm.dtype)
         state = state._replace(
-            moments=factor * state.moments + jnp.outer(change, change)
+            moments=factor * state.moments + jnp.outer(change, change),
+            secants=secants,
         )
 
         def due(state: State) -> State:
             kept = jax.tree.map(
                 lambda new, old: jnp.where(learns, new, old),
-                with_new_basis(state),
+                with_new_basis(state, grads),
                 state,
             )
             return kept._replace(calls=state.calls)

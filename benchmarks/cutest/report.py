@@ -115,23 +115,33 @@ def by_view(folder: Path = RESULTS) -> str:
     return markdown(frame.reindex(columns=SHOWN_BY_VIEW).fillna(""))
 
 
-def decision(folder: Path = RESULTS) -> str:
-    """Today's basis compared with the earlier one by the rule."""
+def gains(new: str, old: str, folder: Path = RESULTS) -> str:
+    """Solved by one optimizer compared with another, and what it needs."""
     sentences = []
     for title, view in VIEWS.items():
         changes = []
         for tolerance in (1e-3, TOLERANCE):
             found = solved(folder, view, tolerance)
-            changes.append(found["eigenbasis"] - found["basis of 0.3.2"])
-        pair = costs(folder, view).loc[["basis of 0.3.2", "eigenbasis"]]
+            changes.append(found[new] - found[old])
+        pair = costs(folder, view).loc[[old, new]]
         pair = pair.loc[:, np.isfinite(pair).all()]
         ratio = (pair.iloc[1] / pair.iloc[0]).median()
         points = " / ".join(f"{change:+.1f}" for change in changes)
         sentences.append(f"{title} {points}, x{ratio:.2f}")
     return (
-        "Percentage points gained over the basis of 0.3.2 at 1e-3 / 1e-5, and the"
-        f" median ratio of evaluations: {'; '.join(sentences)}."
+        f"Percentage points gained over the {old} at 1e-3 / 1e-5, and the median ratio"
+        f" of evaluations: {'; '.join(sentences)}."
     )
+
+
+def decision(folder: Path = RESULTS) -> str:
+    """Today's basis compared with the earlier one by the rule."""
+    return gains("eigenbasis", "basis of 0.3.2", folder)
+
+
+def of_secants(folder: Path = RESULTS) -> str:
+    """Estimated step sizes, compared in the same basis by the rule."""
+    return gains("secants", "not scaled", folder)
 
 
 def noise(folder: Path = RESULTS) -> Figure:
@@ -166,7 +176,7 @@ def profiles(folder: Path = RESULTS) -> Figure:
     return picture
 
 
-SHOWN = (headline, profile, by_view, decision)
+SHOWN = (headline, profile, by_view, decision, of_secants)
 PICTURES = {"noise": noise, "profiles": profiles}
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import optax_rprop
 for name in ("pandas", "optimistix", "diffrax"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks.cutest import descend, earlier_basis, views  # noqa: E402
+from benchmarks.cutest import descend, earlier_basis, secants, views  # noqa: E402
 from benchmarks.cutest.problems import Problem  # noqa: E402
 
 VALLEY = Problem(
@@ -118,3 +118,30 @@ def test_the_earlier_basis_is_that_of_matrices():
     start = VALLEY.start[:, None]
     columns = run(column, lambda x: VALLEY.loss(x[:, 0]), start, 60)
     np.testing.assert_allclose(columns[..., 0], found, rtol=1e-6)
+
+
+def test_secants_of_a_quadratic_give_the_distance_to_its_minimum():
+    """Along eigenvectors, once there are as many pairs as parameters."""
+    size = 4
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(size, size)))[0]
+    values = np.array([1.0, 3.0, 10.0, 40.0])
+    hessian = basis * values @ basis.T
+    point = rng.normal(size=size)
+    found = secants.new_secants(jnp.asarray(point))._replace(params=jnp.asarray(point))
+    for _ in range(size):
+        move = rng.normal(size=size)
+        point = point + move
+        found = secants.with_pair(found, jnp.asarray(point), hessian @ move, True)
+    np.testing.assert_allclose(found.matrix, hessian, rtol=1e-9, atol=1e-9)
+    grads = jnp.asarray(hessian @ point)
+    known = jnp.array([1e-9, 1.0, 1.0, 1e9])
+    actual = secants.estimated(found, jnp.asarray(basis), grads, known)
+    distances = np.abs(basis.T @ point)
+    np.testing.assert_allclose(actual[1:3], distances[1:3], rtol=1e-9)
+    np.testing.assert_allclose(actual[::3], [1e-8, 1e8], rtol=1e-9)
+    # A gradient that changes in another way is not trusted.
+    noisy = found._replace(changes=found.changes[::-1])
+    np.testing.assert_array_equal(
+        secants.estimated(noisy, jnp.asarray(basis), grads, known)[0], known[0]
+    )
