@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 import optax_rprop
+from benchmarks.common.optimizers import WIDE
 
-BOUNDS: dict[str, Any] = {"min_step_size": 1e-12, "max_step_size": 1e12}
 ANCHOR = 1e-12  # Relative to the largest moment.
 DECAY, INTERVAL = 0.9, 5
 
@@ -29,7 +29,7 @@ class State(NamedTuple):
 
 def earlier_basis(*, anchored: bool) -> optax.GradientTransformationExtraArgs:
     """`irprop+` in an eigenbasis."""
-    rprop = optax_rprop.scale_by_rprop(variant="irprop+", **BOUNDS)
+    rprop = optax_rprop.scale_by_rprop(variant="irprop+", **WIDE)
 
     def init_fn(params: Any) -> State:
         size = params.size
