@@ -20,6 +20,9 @@ RATES = np.logspace(-6, 1, 15).tolist()
 # Always this object: as a key, a NaN is only found by identity.
 NO_SETTING = np.nan
 
+WIDE: dict[str, Any] = {"min_step_size": 1e-12, "max_step_size": 1e12}
+"""The bounds of the step sizes that the documentation recommends in an eigenbasis."""
+
 # A byte needs factors that are powers of one base.
 LAYOUTS: dict[Any, dict[str, Any]] = {
     "split": {},

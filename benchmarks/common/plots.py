@@ -29,7 +29,6 @@ _STYLES: dict[str, tuple[str, Any]] = {
     "irprop-": ("#56B4E9", "-"),
     "rprop+": ("#0072B2", _DASHED),
     "rprop-": ("#56B4E9", _DASHED),
-    "irprop+ in_eigenbasis": ("#CC79A7", "-"),
     "eigenbasis": ("#CC79A7", "-"),
     "mini-batch Rprop": ("#0072B2", "-"),
     "irprop-, split": ("#56B4E9", "-"),

@@ -1,6 +1,7 @@
 """How is each optimizer run, and what counts as one evaluation?"""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optimistix
-import scipy.optimize
 
 import optax_rprop
+from benchmarks.common import scipy_methods
+from benchmarks.common.optimizers import WIDE
 from benchmarks.cutest.earlier_basis import earlier_basis
 from benchmarks.cutest.problems import Problem
 from benchmarks.cutest.views import Numbers, Observe, View, numbers, observed
 
 BUDGET = 2000
-WIDE = {"min_step_size": 1e-12, "max_step_size": 1e12}
 
 
 def irprop_plus(**options: Any) -> optax.GradientTransformation:
@@ -123,42 +124,26 @@ def bfgs(observe: Observe, start: jax.Array, view: Numbers) -> tuple[Any, Any]:
     return steps + 1, jax.lax.scan(step, (start, state), steps)[1]
 
 
-class Spent(Exception):  # noqa: N818
-    """The budget is spent."""
-
-
 def with_scipy(
     method: str, observe: Observe, start: Any, view: Numbers
 ) -> tuple[Any, Any]:
-    """SciPy's methods, restarted wherever they stop until the budget is spent."""
-    stops = {"gtol": 0, "maxiter": 10**9}
-    if method == "L-BFGS-B":
-        stops |= {"ftol": 0, "maxfun": 10**9}
-    points = []
+    """SciPy's methods; noise differs between evaluations."""
+    steps = itertools.count(1)
 
-    def function(point: np.ndarray) -> tuple[float, np.ndarray]:
-        if len(points) == BUDGET:
-            raise Spent
-        points.append(point.astype(start.dtype))
-        value, grads = observe(points[-1], np.int32(len(points)), view)
-        return float(value), np.asarray(grads, np.float64)
+    def evaluate(point: jax.Array) -> tuple[Any, Any]:
+        return observe(point, np.int32(next(steps)), view)
 
-    point = start
-    while True:
-        try:
-            point = scipy.optimize.minimize(
-                function, point, jac=True, method=method, options=stops
-            ).x
-        except Spent:
-            return np.arange(1, BUDGET + 1), np.array(points)
-        point = np.where(np.isfinite(point), point, start)
+    points, _ = scipy_methods.descend(method, evaluate, start, BUDGET)
+    return np.arange(1, BUDGET + 1), points
 
 
 OTHERS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "optax.lbfgs": lbfgs,
     "optimistix.BFGS": bfgs,
-    "SciPy BFGS": functools.partial(with_scipy, "BFGS"),
-    "SciPy L-BFGS-B": functools.partial(with_scipy, "L-BFGS-B"),
+    **{
+        f"SciPy {method}": functools.partial(with_scipy, method)
+        for method in scipy_methods.METHODS
+    },
 }
 OPTIMIZERS = (*TRANSFORMATIONS, *OTHERS)
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 
 import optax_rprop
+from benchmarks.common.optimizers import WIDE
 from benchmarks.cutest.secants import estimated, new_secants, with_pair
 
-BOUNDS: dict[str, Any] = {"min_step_size": 1e-12, "max_step_size": 1e12}
 ANCHOR = 1e-12  # Relative to the largest moment.
 DECAY, INTERVAL = 0.9, 5
 
@@ -34,7 +34,7 @@ def earlier_basis(
     *, anchored: bool, estimates: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """`irprop+` in an eigenbasis."""
-    rprop = optax_rprop.scale_by_rprop(variant="irprop+", **BOUNDS)
+    rprop = optax_rprop.scale_by_rprop(variant="irprop+", **WIDE)
 
     def init_fn(params: Any) -> State:
         size = params.size

@@ -18,6 +18,7 @@ import tqdm
 
 import optax_rprop
 from benchmarks.common import cli
+from benchmarks.common.optimizers import WIDE
 from benchmarks.common.results import Study
 from benchmarks.common.timing import interleave
 from benchmarks.multistart.problems import Problem, problems
@@ -91,9 +92,7 @@ def irprop_plus(**bounds: Any) -> optax.GradientTransformation:
     return optax_rprop.rprop(variant="irprop+", **bounds)
 
 
-EIGENBASIS = optax_rprop.in_eigenbasis(
-    irprop_plus(min_step_size=1e-12, max_step_size=1e12), full_matrix=True
-)
+EIGENBASIS = optax_rprop.in_eigenbasis(irprop_plus(**WIDE), full_matrix=True)
 METHODS = {
     "irprop+": of_optax(irprop_plus()),
     "eigenbasis": of_optax(EIGENBASIS),

@@ -13,6 +13,8 @@ import optax_rprop
 for name in ("pandas", "optimistix", "diffrax"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
+from benchmarks.common import scipy_methods  # noqa: E402
+from benchmarks.common.optimizers import WIDE  # noqa: E402
 from benchmarks.cutest import descend, earlier_basis, secants, views  # noqa: E402
 from benchmarks.cutest.problems import Problem  # noqa: E402
 
@@ -97,6 +99,18 @@ def test_the_lowest_loss_never_rises(name, dtype, monkeypatch):
     assert lowest[-1] < lowest[0] / 5
 
 
+@pytest.mark.parametrize("method", scipy_methods.METHODS)
+def test_scipy_spends_its_budget(method):
+    """It is restarted where it stops: here after a few evaluations, at the minimum."""
+    start = np.array([3.0, 4.0], "float32")
+    points, losses = scipy_methods.descend(method, lambda x: (x @ x, 2 * x), start, 50)
+    assert points.shape == (50, 2)
+    assert points.dtype == start.dtype
+    np.testing.assert_array_equal(points[0], start)
+    np.testing.assert_array_equal(losses, np.sum(points**2, axis=1))
+    assert losses.min() < 1e-12
+
+
 def run(transformation, loss, start, steps):
     def step(carry, _):
         params, state = carry
@@ -110,9 +124,7 @@ def run(transformation, loss, start, steps):
 
 def test_the_earlier_basis_is_that_of_matrices():
     """A column is rotated as before, so only the units differ in the comparison."""
-    column = optax_rprop.in_eigenbasis(
-        optax_rprop.rprop(variant="irprop+", **earlier_basis.BOUNDS)
-    )
+    column = optax_rprop.in_eigenbasis(optax_rprop.rprop(variant="irprop+", **WIDE))
     old = earlier_basis.earlier_basis(anchored=True)
     found = run(old, VALLEY.loss, VALLEY.start, 60)
     start = VALLEY.start[:, None]
