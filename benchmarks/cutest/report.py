@@ -163,8 +163,8 @@ def gains(new: str, old: str, folder: Path = RESULTS) -> str:
         points = " / ".join(f"{change:+.1f}" for change in changes)
         sentences.append(f"{title} {points}, x{ratio:.2f}")
     return (
-        f"Percentage points gained over the {old} at 1e-3 / 1e-5, and the median ratio"
-        f" of evaluations: {'; '.join(sentences)}."
+        f"Percentage points gained over `{old}` at 1e-3 / 1e-5, and the median ratio of"
+        f" evaluations: {'; '.join(sentences)}."
     )
 
 
@@ -206,7 +206,7 @@ def profiles(folder: Path = RESULTS) -> Figure:
             axes.step(ratios, shares.loc[name], where="post", **plots.style(name))
     axes.set(xscale="log", xlabel="evaluations, in multiples of the cheapest")
     axes.set(ylabel="% solved to 1e-5", ylim=(0, 100))
-    axes.legend()
+    plots.legend(picture, [axes], 3)
     return picture
 
 
