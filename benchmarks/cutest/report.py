@@ -39,6 +39,7 @@ SHOWN_BY_VIEW = (
     "Adam",
     "Prodigy",
 )
+SIZES, SIZE_NAMES = (0, 10, 50, 200), ("up to 10", "11 to 50", "51 to 200")
 LEVELS = {"exact": 1e-8, "noise 1e-06": 1e-6, "noise 0.001": 1e-3, "noise 0.1": 1e-1}
 DRAWN = ("eigenbasis", "irprop+", "optax.lbfgs", "SciPy BFGS", "SciPy L-BFGS-B", "Adam")
 
@@ -173,6 +174,17 @@ def decision(folder: Path = RESULTS) -> str:
     return gains("eigenbasis", "basis of 0.3.2", folder)
 
 
+def by_size(folder: Path = RESULTS) -> str:
+    """What the units alone change exactly, by the number of variables."""
+    sizes = results.read(folder, "runs_problems").set_index("problem")["size"]
+    pair = costs(folder, "exact").loc[["not scaled", "eigenbasis"]].droplevel("seed", 1)
+    pair = pair.loc[:, np.isfinite(pair).all()]
+    ratios = pair.iloc[1] / pair.iloc[0]
+    grouped = ratios.groupby(pd.cut(sizes[ratios.index], SIZES, labels=SIZE_NAMES))
+    medians = "; ".join(f"{name} x{x:.2f}" for name, x in grouped.median().items())
+    return f"Median ratio of evaluations, by the number of variables: {medians}."
+
+
 def of_secants(folder: Path = RESULTS) -> str:
     """Estimated step sizes, compared in the same basis by the rule."""
     return gains("secants", "not scaled", folder)
@@ -210,7 +222,7 @@ def profiles(folder: Path = RESULTS) -> Figure:
     return picture
 
 
-SHOWN = (headline, profile, unsolved, by_view, margins, decision, of_secants)
+SHOWN = (headline, profile, unsolved, by_view, margins, decision, by_size, of_secants)
 PICTURES = {"noise": noise, "profiles": profiles}
 
 if __name__ == "__main__":
