@@ -139,7 +139,7 @@ def margins(folder: Path = RESULTS) -> str:
         for name in ("SciPy BFGS", "optax.lbfgs"):
             if name in reached.index:
                 more = reached.loc["eigenbasis"] - reached.loc[name]
-                found.append(f"{more.mean():+.0f} ± {2 * more.sem():.0f}")
+                found.append(f"{round(more.mean()):+d} ± {2 * more.sem():.0f}")
         if len(found) == 2:
             sentences.append(f"{title} {found[0]} / {found[1]}")
     return (

@@ -30,7 +30,7 @@ LARGEST_FULL_MATRIX = 150
 # SciPy's BFGS multiplies two dense matrices in each step.
 LARGEST_BFGS = 1500
 # The problem in the picture, and its number of evaluations.
-VALLEY, VALLEY_EVALUATIONS = "quadratic, rotated", 250
+VALLEY, VALLEY_EVALUATIONS = "quadratic, rotated", 200
 IN_VALLEY = ("irprop+", "full matrix", "optax.lbfgs", "SciPy BFGS")
 
 
