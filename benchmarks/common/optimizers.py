@@ -23,6 +23,15 @@ NO_SETTING = np.nan
 WIDE: dict[str, Any] = {"min_step_size": 1e-12, "max_step_size": 1e12}
 """The bounds of the step sizes that the documentation recommends in an eigenbasis."""
 
+
+def irprop_plus(rate: Any = 0.01, **options: Any) -> optax.GradientTransformation:
+    """The variant that represents plain Rprop and runs in the eigenbasis."""
+    return optax_rprop.rprop(rate, variant="irprop+", **options)
+
+
+EIGENBASIS = optax_rprop.in_eigenbasis(irprop_plus(**WIDE), full_matrix=True)
+"""The same in a basis for all parameters."""
+
 # A byte needs factors that are powers of one base.
 LAYOUTS: dict[Any, dict[str, Any]] = {
     "split": {},

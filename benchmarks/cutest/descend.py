@@ -13,7 +13,7 @@ import optimistix
 
 import optax_rprop
 from benchmarks.common import scipy_methods
-from benchmarks.common.optimizers import WIDE
+from benchmarks.common.optimizers import EIGENBASIS, irprop_plus
 from benchmarks.cutest.earlier_basis import earlier_basis
 from benchmarks.cutest.problems import Problem
 from benchmarks.cutest.views import Numbers, Observe, View, numbers, observed
@@ -21,12 +21,6 @@ from benchmarks.cutest.views import Numbers, Observe, View, numbers, observed
 BUDGET = 2000
 
 
-def irprop_plus(**options: Any) -> optax.GradientTransformation:
-    """The variant that runs in the eigenbasis."""
-    return optax_rprop.rprop(variant="irprop+", **options)
-
-
-EIGENBASIS = optax_rprop.in_eigenbasis(irprop_plus(**WIDE), full_matrix=True)
 TRANSFORMATIONS = {
     "irprop-": optax_rprop.rprop(variant="irprop-"),
     "irprop+": irprop_plus(),

@@ -16,7 +16,14 @@ from jax.flatten_util import ravel_pytree
 
 import optax_rprop
 from benchmarks.common import cli, scipy_methods
-from benchmarks.common.optimizers import ADAM, LBFGS, NO_SETTING, WIDE, Optimizer
+from benchmarks.common.optimizers import (
+    ADAM,
+    LBFGS,
+    NO_SETTING,
+    WIDE,
+    Optimizer,
+    irprop_plus,
+)
 from benchmarks.common.problems import Problem
 from benchmarks.common.results import Study
 from benchmarks.eigenbasis.unseen import nist, unseen
@@ -32,11 +39,6 @@ LARGEST_BFGS = 1500
 # The problem in the picture, and its number of evaluations.
 VALLEY, VALLEY_EVALUATIONS = "quadratic, rotated", 200
 IN_VALLEY = ("irprop+", "full matrix", "optax.lbfgs", "SciPy BFGS")
-
-
-def irprop_plus(rate: Any, **bounds: Any) -> optax.GradientTransformation:
-    """The variant that represents plain Rprop and runs in the eigenbasis."""
-    return optax_rprop.rprop(rate, variant="irprop+", **bounds)
 
 
 def in_eigenbasis(rate: Any, **options: Any) -> optax.GradientTransformation:

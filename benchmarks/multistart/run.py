@@ -16,9 +16,8 @@ import optimistix
 import pandas as pd
 import tqdm
 
-import optax_rprop
 from benchmarks.common import cli
-from benchmarks.common.optimizers import WIDE
+from benchmarks.common.optimizers import EIGENBASIS, irprop_plus
 from benchmarks.common.results import Study
 from benchmarks.common.timing import interleave
 from benchmarks.multistart.problems import Problem, problems
@@ -87,12 +86,6 @@ def evaluation() -> Method:
     return lambda loss, start: start, step
 
 
-def irprop_plus(**bounds: Any) -> optax.GradientTransformation:
-    """The variant that runs in the eigenbasis."""
-    return optax_rprop.rprop(variant="irprop+", **bounds)
-
-
-EIGENBASIS = optax_rprop.in_eigenbasis(irprop_plus(**WIDE), full_matrix=True)
 METHODS = {
     "irprop+": of_optax(irprop_plus()),
     "eigenbasis": of_optax(EIGENBASIS),
